@@ -1,0 +1,1 @@
+"""A drop-in torch.nn.LSTM on fused kernels."""
