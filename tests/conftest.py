@@ -1,0 +1,64 @@
+"""Seeds, poisoned memory, and the fixtures that walk over variants and thread counts.
+
+Every test runs with uninitialised memory filled with NaN (integers with their largest value): by
+torch.empty and by the at::empty behind it, so also where C++ allocates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="this machine has no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _threads_restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> int:
+    """A thread count, set for the test."""
+    torch.set_num_threads(request.param)
+    return request.param
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "variant" in metafunc.fixturenames:
+        from lstm_fused.variant import variants
+
+        metafunc.parametrize("variant", [row.name for row in variants()], indirect=True)
+
+
+@pytest.fixture
+def variant(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Force one variant after another; those that cannot run here skip with their own words."""
+    from lstm_fused import variant as force
+    from lstm_fused.variant import variants
+
+    row = next(row for row in variants() if row.name == request.param)
+    if not row.available:
+        pytest.skip(f"{row.name}: {row.why_not}")
+    with force(row.name):
+        yield row.name
