@@ -64,7 +64,9 @@ class Case:
             return None
         return torch.tensor([sum(n > t for n in self.lengths) for t in range(self.T)])
 
-    def module(self, cls: type[torch.nn.Module] = torch.nn.LSTM, **kwargs: object) -> torch.nn.Module:
+    def module(
+        self, cls: type[torch.nn.Module] = torch.nn.LSTM, **kwargs: object
+    ) -> torch.nn.Module:
         """An LSTM of this configuration; `cls` takes torch.nn.LSTM's arguments."""
         return cls(
             self.I,
@@ -99,7 +101,9 @@ NO_HX = Case("no_hx", "the initial state is absent, not zeros", H=9, hx=False)
 BARE = Case("bare", "neither bias nor initial state", H=18, bias=False, hx=False)
 LARGE = Case("large", "gates saturate: exp must neither overflow nor cancel", H=17, scale=100.0)
 SMALL = Case("small", "tanh near 0 must keep its relative precision", H=12, scale=1e-3)
-BIDIRECTIONAL = Case("bidirectional", "the second direction runs backward", H=11, bidirectional=True)
+BIDIRECTIONAL = Case(
+    "bidirectional", "the second direction runs backward", H=11, bidirectional=True
+)
 PROJ = Case("proj", "h is narrower than c", H=14, P=5)
 PROJ_1 = Case("proj_1", "a projection to one number", H=9, P=1, hx=False)
 PROJ_NO_BIAS = Case("proj_no_bias", "3 weights per direction", H=8, P=3, bias=False)
@@ -113,12 +117,20 @@ RAGGED_BIDIRECTIONAL = _ragged(
     bidirectional=True,
 )
 RAGGED_PROJ = _ragged(
-    "ragged_proj", "ends, a projection, no state", (5, 4, 2), H=12, P=4, bidirectional=True, hx=False
+    "ragged_proj",
+    "ends, a projection, no state",
+    (5, 4, 2),
+    H=12,
+    P=4,
+    bidirectional=True,
+    hx=False,
 )
 RAGGED_EQUAL = _ragged("ragged_equal", "packed although all lengths are equal", (4, 4, 4), H=8)
 
 # One below, at and above 4, 8 and 16 lanes, and everything between.
-TAILS = tuple(Case(f"tail_{h}", f"{h} units: lanes left over", T=3, B=2, I=3, H=h) for h in range(1, 18))
+TAILS = tuple(
+    Case(f"tail_{h}", f"{h} units: lanes left over", T=3, B=2, I=3, H=h) for h in range(1, 18)
+)
 
 LAYER_CASES = (
     ONE,
@@ -151,7 +163,9 @@ LAYER_CASES = (
 STACK_CASES = (
     Case("stack", "the second layer reads the first", H=9, L=2),
     Case("stack_bidirectional", "layer 1 reads both directions", H=7, L=2, bidirectional=True),
-    Case("stack_proj", "layer 1 reads a projection", H=10, L=3, P=4, bidirectional=True, bias=False),
+    Case(
+        "stack_proj", "layer 1 reads a projection", H=10, L=3, P=4, bidirectional=True, bias=False
+    ),
     replace(RAGGED_BIDIRECTIONAL, name="stack_ragged", why="packed rows through layers", L=2),
 )
 

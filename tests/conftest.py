@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.cases import Case
+
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -23,6 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(pytest.mark.skip(reason="this machine has no CUDA device"))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    return str(val).removeprefix("torch.") if isinstance(val, (Case, torch.dtype)) else None
 
 
 @pytest.fixture(autouse=True)
