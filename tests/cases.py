@@ -37,7 +37,7 @@ class Case:
     why: str
     T: int = 5
     B: int = 3
-    I: int = 4  # noqa: E741 - the house letter
+    I: int = 4
     H: int = 6
     P: int = 0
     L: int = 1
@@ -207,7 +207,7 @@ Ours = Callable[
 ]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def problem(case: Case, dtype: torch.dtype) -> Problem:
     """Draw the case's numbers; the same ones in every process."""
     g = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
@@ -270,7 +270,7 @@ def run_both(case: Case, dtype: torch.dtype, ours: Ours, *, grad: bool = True) -
     return Runs(ours=run(ours, given, dtype, grad=grad), yard=yard, ref=ref)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _of_torch(
     case: Case, rounded: torch.dtype, dtype: torch.dtype, grad: bool
 ) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def variant(request: pytest.FixtureRequest) -> Iterator[str]:
     """Force one variant after another; those that cannot run here skip with their own words."""
-    from lstm_fused import variant as force
+    from lstm_fused.variant import variant as force
     from lstm_fused.variant import variants
 
     row = next(row for row in variants() if row.name == request.param)
