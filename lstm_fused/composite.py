@@ -7,6 +7,7 @@ any order in both modes of autograd, and works under every torch.func transform.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,8 +43,8 @@ def layer(
             x.to(wide),
             None if h0 is None else h0[d].to(wide),
             None if c0 is None else c0[d].to(wide),
-            *(None if w is None else w.to(wide) for w in direction),
-            batch_sizes=batch_sizes,
+            [None if w is None else w.to(wide) for w in direction],
+            batch_sizes,
             backwards=d == 1,
         )
         ys.append(y)
@@ -57,16 +58,13 @@ def _scan(
     x: Tensor,  # [T, B, I] or [N, I]
     h: Tensor | None,  # [B, P]
     c: Tensor | None,  # [B, H]
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    weight_hr: Tensor | None,
-    *,
+    weights: Sequence[Any],  # a Direction, widened
     batch_sizes: Tensor | None,
+    *,
     backwards: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One direction: y [T, B, P] or [N, P], and the last h [B, P] and c [B, H]."""
+    weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = weights
     xw = F.linear(x, weight_ih, bias_ih)
     # The rows of step t are those of the sequences longer than t: the first ones, as lengths
     # are in descending order.
