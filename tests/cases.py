@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -336,7 +336,7 @@ def by_functional(
     return y, h_n, c_n
 
 
-def named(*names: str) -> Iterator[Case]:
+def named(*names: str) -> list[Case]:
     """Cases by name, in the order asked for."""
     table = {case.name: case for case in CASES}
-    return (table[name] for name in names)
+    return [table[name] for name in names]
