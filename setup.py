@@ -1,4 +1,4 @@
-"""Package lstm_fused; all metadata is in pyproject.toml, the build recipe in lstm_fused/_build.py."""
+"""Package lstm_fused: metadata is in pyproject.toml, the build recipe in lstm_fused/_build.py."""
 
 import importlib.util
 import pathlib
