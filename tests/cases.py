@@ -37,7 +37,7 @@ class Case:
     why: str
     T: int = 5
     B: int = 3
-    I: int = 4
+    I: int = 4  # noqa: E741 - the house letter
     H: int = 6
     P: int = 0
     L: int = 1
@@ -237,11 +237,16 @@ def problem(case: Case, dtype: torch.dtype) -> Problem:
     )
 
 
-def run(ours: Ours, given: Problem, dtype: torch.dtype, *, grad: bool = True) -> dict[str, Tensor]:
-    """Outputs, states and, unless grad=False, the gradient of every input and parameter."""
+def run(
+    ours: Ours, given: Problem, dtype: torch.dtype, *, grad: bool = True, device: str = "cpu"
+) -> dict[str, Tensor]:
+    """Outputs, states and, unless grad=False, the gradient of every input and parameter.
+
+    Everything comes back to the CPU; that it was on the device before is checked here.
+    """
 
     def leaf(t: Tensor) -> Tensor:
-        return t.to(dtype, copy=True).requires_grad_(grad)
+        return t.to(device, dtype, copy=True).requires_grad_(grad)
 
     case = given.case
     x, params = leaf(given.x), {name: leaf(p) for name, p in given.params.items()}
@@ -256,25 +261,29 @@ def run(ours: Ours, given: Problem, dtype: torch.dtype, *, grad: bool = True) ->
         grads = torch.autograd.grad(
             list(got.values()),
             list(leaves.values()),
-            [given.upstream[name].to(dtype) for name in got],
+            [given.upstream[name].to(device, dtype) for name in got],
         )
         got |= {f"grad {name}": g for name, g in zip(leaves, grads, strict=True)}
-    return {name: t.detach() for name, t in got.items()}
+    for name, t in got.items():
+        assert t.device == x.device, f"{name} must be on {x.device}, got {t.device}"
+    return {name: t.detach().cpu() for name, t in got.items()}
 
 
-def run_both(case: Case, dtype: torch.dtype, ours: Ours, *, grad: bool = True) -> Runs:
-    """Run the case with the reference, the yardstick and ours."""
-    given = problem(case, dtype)
-    ref = _of_torch(case, dtype, torch.float64, grad)
-    yard = _of_torch(case, dtype, dtype, grad)
-    return Runs(ours=run(ours, given, dtype, grad=grad), yard=yard, ref=ref)
+def run_both(
+    case: Case, dtype: torch.dtype, ours: Ours, *, grad: bool = True, device: str = "cpu"
+) -> Runs:
+    """Run the case with the reference (on the CPU), the yardstick and ours (on the device)."""
+    ref = of_torch(case, dtype, torch.float64, grad)
+    yard = ref if dtype == torch.float64 else of_torch(case, dtype, dtype, grad, device)
+    return Runs(run(ours, problem(case, dtype), dtype, grad=grad, device=device), yard, ref)
 
 
 @functools.cache
-def _of_torch(
-    case: Case, rounded: torch.dtype, dtype: torch.dtype, grad: bool
+def of_torch(
+    case: Case, rounded: torch.dtype, dtype: torch.dtype, grad: bool = True, device: str = "cpu"
 ) -> dict[str, Tensor]:
-    return run(by_torch, problem(case, rounded), dtype, grad=grad)
+    """torch.nn.LSTM on the case's numbers `rounded` to one dtype and computed in another."""
+    return run(by_torch, problem(case, rounded), dtype, grad=grad, device=device)
 
 
 def by_torch(

@@ -7,6 +7,7 @@ torch.empty and by the at::empty behind it, so also where C++ allocates.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from tests.cases import Case
 def pytest_configure(config: pytest.Config) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
+    # The rule compares equals: without this, float32 on a GPU means tf32 in cuDNN and not in ours.
+    torch.backends.cudnn.rnn.fp32_precision = "ieee"
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,21 +54,37 @@ def threads(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "variant" in metafunc.fixturenames:
-        from lstm_fused.variant import variants
+class Forced(NamedTuple):
+    """A variant in force, and the device that its tensors live on."""
 
-        metafunc.parametrize("variant", [row.name for row in variants()], indirect=True)
+    name: str
+    device: str
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "variant" not in metafunc.fixturenames:
+        return
+    from lstm_fused.variant import variants
+
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    chosen = []
+    for row in variants():
+        own = row.name.partition(".")[0]
+        for device in [own] if own in ("cpu", "cuda") else devices:
+            chosen.append(Forced(row.name, device))
+    ids = [f"{row.name}@{row.device}" for row in chosen]
+    metafunc.parametrize("variant", chosen, indirect=True, ids=ids)
 
 
 @pytest.fixture
-def variant(request: pytest.FixtureRequest) -> Iterator[str]:
+def variant(request: pytest.FixtureRequest) -> Iterator[Forced]:
     """Force one variant after another; those that cannot run here skip with their own words."""
     from lstm_fused.variant import variant as force
     from lstm_fused.variant import variants
 
-    row = next(row for row in variants() if row.name == request.param)
+    forced: Forced = request.param
+    row = next(row for row in variants() if row.name == forced.name)
     if not row.available:
         pytest.skip(f"{row.name}: {row.why_not}")
     with force(row.name):
-        yield row.name
+        yield forced

@@ -40,7 +40,7 @@ tiny = pytest.mark.parametrize("case", TINY)
 
 
 def function_of_leaves(case: Case) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
-    """f(x, [h_0, c_0,] *params) = (y, h_n, c_n) of our layer, and float64 leaves to call it with."""
+    """f(x, [h_0, c_0,] *params) = (y, h_n, c_n) of our layer, and its float64 leaves."""
     given = problem(case, torch.float64)
     names = list(given.params)
     states = 0 if given.hx is None else 2

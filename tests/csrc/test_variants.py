@@ -1,0 +1,268 @@
+"""Every variant fulfils the contract: outputs, states and all gradients of one layer.
+
+A variant that cannot run here skips with its own words, so `pytest -rs` is the support matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import cases
+from tests.cases import Case, State, by_layer, by_torch, problem, run, run_both
+from tests.close import assert_no_worse
+from tests.conftest import Forced
+
+dtypes = pytest.mark.parametrize("dtype", cases.DTYPES)
+Outputs = tuple[Tensor, Tensor, Tensor]
+
+
+@dtypes
+@pytest.mark.parametrize("case", cases.LAYER_CASES)
+def test_training(variant: Forced, case: Case, dtype: torch.dtype) -> None:
+    run_both(case, dtype, by_layer, device=variant.device).check()
+
+
+@dtypes
+@pytest.mark.parametrize("case", cases.LAYER_CASES)
+def test_inference(variant: Forced, case: Case, dtype: torch.dtype) -> None:
+    runs = run_both(case, dtype, by_layer, grad=False, device=variant.device)
+    runs.check()
+    # The forward that saves nothing is the same arithmetic as the one that saves for backward.
+    training = run(by_layer, problem(case, dtype), dtype, device=variant.device)
+    yard = cases.of_torch(case, dtype, torch.float64 if dtype == torch.float64 else dtype)
+    for name, ours in runs.ours.items():
+        assert_no_worse(name, ours, yard[name], training[name].double())
+
+
+@pytest.mark.parametrize("hidden", range(18, 41))
+def test_every_width_and_many_batches(variant: Forced, hidden: int) -> None:
+    """Beyond the tails of the named cases: two vectors of 16 lanes and what is left over."""
+    batch, width = 1 + hidden * 7 % 23, hidden * 5 % 13
+    case = Case(
+        f"walk_{hidden}", "some tail", T=2, B=batch, I=1 + hidden % 9, H=hidden, P=width or 1
+    )
+    run_both(case, torch.float32, by_layer, device=variant.device).check()
+    run_both(replace(case, P=0), torch.bfloat16, by_layer, device=variant.device).check()
+
+
+def with_arguments(change: Callable[[Tensor], Tensor]) -> Callable[[cases.Ours], cases.Ours]:
+    """Pass every tensor, and every gradient that comes in, through `change` first."""
+
+    def of(inner: cases.Ours) -> cases.Ours:
+        def changed(
+            case: Case,
+            params: dict[str, Tensor],
+            x: Tensor,
+            hx: State | None,
+            batch_sizes: Tensor | None,
+        ) -> Outputs:
+            params = {name: change(p) for name, p in params.items()}
+            hx = None if hx is None else (change(hx[0]), change(hx[1]))
+            outputs = inner(case, params, change(x), hx, batch_sizes)
+            for t in outputs:
+                if t.requires_grad:
+                    t.register_hook(change)
+            return outputs
+
+        return changed
+
+    return of
+
+
+def transposed(t: Tensor) -> Tensor:
+    """The last two dimensions swapped in memory."""
+    return t.mT.contiguous().mT if t.dim() > 1 else t
+
+
+def spread(t: Tensor) -> Tensor:
+    """NaN between any two elements."""
+    return torch.stack([t, torch.full_like(t, math.nan)], dim=-1)[..., 0]
+
+
+def misaligned(t: Tensor) -> Tensor:
+    """Contiguous, one element past an aligned address."""
+    return torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape)
+
+
+def reversed_dimensions(t: Tensor) -> Tensor:
+    """All dimensions in reverse order in memory."""
+    order = tuple(reversed(range(t.dim())))
+    return t.permute(order).contiguous().permute(order)
+
+
+@dtypes
+@pytest.mark.parametrize("change", [transposed, spread, misaligned, reversed_dimensions])
+@pytest.mark.parametrize("case", cases.named("prime", "proj_bidirectional", "ragged", "tail_16"))
+def test_memory_layouts(
+    variant: Forced, case: Case, change: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    run_both(case, dtype, with_arguments(change)(by_layer), device=variant.device).check()
+
+
+def expanded(inner: cases.Ours) -> cases.Ours:
+    """Everything that can have stride 0 has it; y's gradient arrives expanded from a sum."""
+
+    def of(
+        case: Case,
+        params: dict[str, Tensor],
+        x: Tensor,
+        hx: State | None,
+        batch_sizes: Tensor | None,
+    ) -> Outputs:
+        params = {n: p[:1].expand_as(p) if p.dim() == 1 else p for n, p in params.items()}
+        hx = None if hx is None else (hx[0][:, :1].expand_as(hx[0]), hx[1][:, :1].expand_as(hx[1]))
+        y, h_n, c_n = inner(case, params, x[:1].expand_as(x), hx, batch_sizes)
+        return y.sum(), h_n.sum(), c_n
+
+    return of
+
+
+@dtypes
+@pytest.mark.parametrize("case", cases.named("prime", "proj_bidirectional", "ragged"))
+def test_expanded_arguments(variant: Forced, case: Case, dtype: torch.dtype) -> None:
+    given = problem(case, dtype)
+    scalar = given.upstream["y"].flatten()[0]
+    given = replace(given, upstream=given.upstream | {"y": scalar, "h_n": scalar})
+    ref, yard = (
+        run(expanded(by_torch), given, d) for d in (torch.float64, dtype)
+    )
+    ours = run(expanded(by_layer), given, dtype, device=variant.device)
+    for name in ref:
+        assert_no_worse(name, ours[name], yard[name], ref[name])
+
+
+@pytest.mark.parametrize("case", cases.named("prime", "proj_bidirectional", "ragged", "bare"))
+@dtypes
+def test_arguments_are_not_written(variant: Forced, case: Case, dtype: torch.dtype) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watched(
+        case: Case,
+        params: dict[str, Tensor],
+        x: Tensor,
+        hx: State | None,
+        batch_sizes: Tensor | None,
+    ) -> Outputs:
+        seen.extend((t, t.detach().clone()) for t in (*params.values(), x, *(hx or ())))
+        outputs = by_layer(case, params, x, hx, batch_sizes)
+        for t in outputs:
+            t.register_hook(lambda g: seen.append((g, g.clone())))
+        seen.extend((t, t.detach().clone()) for t in outputs)
+        return outputs
+
+    run(watched, problem(case, dtype), dtype, device=variant.device)
+    assert len(seen) >= 3 + len(problem(case, dtype).params) + 1 + 3
+    for now, before in seen:
+        assert torch.equal(now, before)
+
+
+def planted(where: str, what: float) -> Callable[[cases.Ours], cases.Ours]:
+    """Put one bad number into x, h_0, c_0 or a weight, without hiding its gradient."""
+
+    def plant(t: Tensor) -> Tensor:
+        bad = torch.zeros_like(t)
+        bad.view(-1)[t.numel() // 2] = what
+        return t + bad
+
+    def of(inner: cases.Ours) -> cases.Ours:
+        def bad(
+            case: Case,
+            params: dict[str, Tensor],
+            x: Tensor,
+            hx: State | None,
+            batch_sizes: Tensor | None,
+        ) -> Outputs:
+            assert hx is not None
+            h0, c0 = hx
+            if where == "x":
+                x = plant(x)
+            elif where == "h_0":
+                h0 = plant(h0)
+            elif where == "c_0":
+                c0 = plant(c0)
+            else:
+                params = params | {where: plant(params[where])}
+            return inner(case, params, x, (h0, c0), batch_sizes)
+
+        return bad
+
+    return of
+
+
+@dtypes
+@pytest.mark.parametrize("what", [math.nan, math.inf, -math.inf, 1e30, 6e4])
+@pytest.mark.parametrize("where", ["x", "h_0", "c_0", "weight_ih_l0", "weight_hh_l0", "bias_hh_l0"])
+@pytest.mark.parametrize("case", cases.named("prime", "proj", "ragged"))
+def test_bad_numbers_go_where_they_go_in_torch(
+    variant: Forced, case: Case, where: str, what: float, dtype: torch.dtype
+) -> None:
+    bad = planted(where, what)
+    given = problem(case, dtype)
+    ref, yard = (run(bad(by_torch), given, d, grad=False) for d in (torch.float64, dtype))
+    ours = run(bad(by_layer), given, dtype, grad=False, device=variant.device)
+    for name in ref:
+        assert_no_worse(name, ours[name], yard[name], ref[name])
+    # With gradients, the outputs are those of torch too; a gradient is NaN where torch's is NaN.
+    ref, yard = (run(bad(by_torch), given, d) for d in (torch.float64, dtype))
+    ours = run(bad(by_layer), given, dtype, device=variant.device)
+    for name in ref:
+        assert_no_worse(name, ours[name], yard[name], ref[name])
+
+
+@dtypes
+@pytest.mark.parametrize("case", cases.named("prime", "batch_37", "proj_bidirectional", "ragged"))
+def test_same_bits_twice(variant: Forced, case: Case, dtype: torch.dtype) -> None:
+    first, second = (
+        run(by_layer, problem(case, dtype), dtype, device=variant.device) for _ in range(2)
+    )
+    for name, t in first.items():
+        assert torch.equal(t, second[name]), name
+
+
+@dtypes
+@pytest.mark.parametrize("case", cases.named("prime", "proj_bidirectional", "ragged", "bare"))
+def test_retained_graph_gives_the_same_bits(
+    variant: Forced, case: Case, dtype: torch.dtype
+) -> None:
+    """Backward may reuse saved memory only when nobody can come back for it."""
+
+    def twice(
+        case: Case,
+        params: dict[str, Tensor],
+        x: Tensor,
+        hx: State | None,
+        batch_sizes: Tensor | None,
+    ) -> Outputs:
+        outputs = by_layer(case, params, x, hx, batch_sizes)
+        leaves = [x, *params.values(), *(hx or ())]
+        loss = sum(t.float().square().sum() for t in outputs)
+        first = torch.autograd.grad(loss, leaves, retain_graph=True)
+        second = torch.autograd.grad(loss, leaves, retain_graph=True)
+        third = torch.autograd.grad(loss, leaves)
+        for a, b, c in zip(first, second, third, strict=True):
+            assert torch.equal(a, b)
+            assert torch.equal(a, c)
+        return by_layer(case, params, x, hx, batch_sizes)
+
+    run(twice, problem(case, dtype), dtype, device=variant.device)
+
+
+@dtypes
+def test_rows_of_a_batch_do_not_touch_each_other(variant: Forced, dtype: torch.dtype) -> None:
+    """NaN in one batch element leaves the others alone, forward and backward."""
+    case = cases.BATCH_37
+    given = problem(case, dtype)
+    bad_x = given.x.clone()
+    bad_x[:, 11] = math.nan
+    good = run(by_layer, given, dtype, device=variant.device)
+    bad = run(by_layer, replace(given, x=bad_x), dtype, device=variant.device)
+    others = [b for b in range(case.B) if b != 11]
+    for name in ("y", "h_n", "c_n", "grad x", "grad h_0", "grad c_0"):
+        assert bad[name][:, 11].isnan().all(), name
+        assert torch.equal(bad[name][:, others], good[name][:, others]), name
