@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="what is built, what runs here, and why not the rest")
     commands.add_parser("build", help="compile now what would be compiled at first use")
-    commands.add_parser("demo", help="train a real model with torch.nn.LSTM and with ours")
+    commands.add_parser(
+        "demo", add_help=False, help="train a real model with torch.nn.LSTM and with ours"
+    )
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command == "demo":
         return demo(rest)

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 MODES = ("auto", "off", "cpu", "cuda")
+SOURCE_SUFFIXES = (".cpp", ".cu", ".h", ".cuh")
 
 # No -m flag here: the files of each instruction set switch it on for themselves.
 CXX_FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-DNDEBUG", "-g0"]
@@ -122,8 +123,11 @@ def make_plan(csrc: pathlib.Path) -> Plan:
 
 
 def find_compiler() -> list[str]:
-    """The C++ compiler's command: $CXX, perhaps with a wrapper before it, else the first found."""
+    """The C++ compiler's command: $CXX, else the first found."""
     named = shlex.split(os.environ.get("CXX", ""))
+    # torch quotes CXX as one word, so "ccache g++" would not be found; it looks for ccache itself.
+    if len(named) > 1 and os.path.basename(named[0]) in ("ccache", "sccache"):
+        del named[0]
     if named:
         if shutil.which(named[0]) is None:
             raise CannotBuild(f"CXX={os.environ['CXX']!r} names a compiler that is not on PATH")
@@ -348,8 +352,7 @@ def compile_cuda(plan: Plan, out: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 def source_files(csrc: pathlib.Path) -> list[pathlib.Path]:
-    suffixes = (".cpp", ".cu", ".h", ".cuh")
-    return sorted(path for path in csrc.rglob("*") if path.suffix in suffixes)
+    return sorted(path for path in csrc.rglob("*") if path.suffix in SOURCE_SUFFIXES)
 
 
 def source_hash(csrc: pathlib.Path) -> str:
@@ -404,85 +407,7 @@ def compile_library(plan: Plan, out: pathlib.Path) -> None:
     )
 
 
-# ---- ahead of time -------------------------------------------------------------------------------
-
-
-def packages(root: pathlib.Path) -> dict[str, Any]:
-    """Python packages and, inside them, the C++ sources and the examples."""
-    from setuptools import find_packages
-
-    names = find_packages(str(root), include=["lstm_fused", "lstm_fused.*"])
-    return {
-        "packages": [*names, "lstm_fused.csrc", "lstm_fused.examples"],
-        "package_dir": {"lstm_fused.csrc": "csrc", "lstm_fused.examples": "examples"},
-        "package_data": {"lstm_fused.csrc": [f"**/*{s}" for s in (".cpp", ".cu", ".h", ".cuh")]},
-        "include_package_data": False,  # MANIFEST.in lists what the sdist holds, not the wheel
-    }
-
-
-def setup_arguments(root: pathlib.Path) -> dict[str, Any]:
-    """Arguments of setuptools.setup(): with a compiled module if torch is importable and it builds.
-
-    An isolated build has no torch and makes a wheel of sources, compiled at first use.
-    """
-    arguments = packages(root)
-    wanted = mode()
-    explicit = wanted in ("cpu", "cuda")
-    if wanted == "off" or importlib.util.find_spec("torch") is None:
-        if explicit and importlib.util.find_spec("torch") is None:
-            raise SystemExit(f"LSTM_FUSED_BUILD={wanted} needs torch: pip --no-build-isolation")
-        return arguments
-    try:
-        check_tools()
-        plan = make_plan(root.resolve() / "csrc")
-    except CannotBuild as error:
-        if explicit:
-            raise SystemExit(f"lstm_fused: {error}") from error
-        announce(f"not compiled ahead of time, because {error}")
-        return arguments
-    return {**arguments, **extension(plan, root, optional=not explicit)}
-
-
-def extension(plan: Plan, root: pathlib.Path, optional: bool) -> dict[str, Any]:
-    """ext_modules and cmdclass for `plan`; optional: a failure leaves a wheel of sources."""
-    from setuptools.errors import BaseError, CCompilerError
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
-
-    class Build(BuildExtension):
-        def run(self) -> None:
-            try:
-                os.environ.update(build_environment())
-                super().run()
-            except (BaseError, CCompilerError, RuntimeError, OSError, CannotBuild) as error:
-                if not optional:
-                    raise
-                announce(f"not compiled ahead of time, because the build failed: {error}")
-            except subprocess.CalledProcessError as error:
-                if not optional:
-                    raise
-                announce(f"not compiled ahead of time, because nvcc failed: {error}")
-
-        def build_extension(self, ext: Any) -> None:
-            objects, link = compile_cuda(plan, pathlib.Path(self.build_temp).resolve() / "cuda")
-            ext.extra_objects += objects
-            ext.extra_link_args += link
-            super().build_extension(ext)
-
-        def copy_extensions_to_source(self) -> None:
-            super().copy_extensions_to_source()
-            # An editable install: _load.py compares, so that edited sources are not shadowed.
-            (root / "lstm_fused" / "_C.sources").write_text(source_hash(plan.csrc))
-
-    module = CppExtension(
-        "lstm_fused._C",
-        [os.path.relpath(source, root.resolve()) for source in plan.host_sources],
-        depends=[os.path.relpath(source, root.resolve()) for source in source_files(plan.csrc)],
-        include_dirs=include_folders(plan),
-        extra_compile_args=cxx_flags(plan),
-        extra_link_args=list(LINK_FLAGS),
-    )
-    module.optional = optional
-    return {"ext_modules": [module], "cmdclass": {"build_ext": Build}}
+# ---- words --------------------------------------------------------------------------------------
 
 
 def announce(sentence: str) -> None:

@@ -76,13 +76,13 @@ def no_build() -> Iterator[None]:
     """Within: load() finds what is there and builds nothing; a failure is not remembered."""
     global _may_build, _state
     with _lock:
-        before, _may_build = _may_build, False
+        before, remembered, _may_build = _may_build, _state, False
         try:
             yield
         finally:
             _may_build = before
             if _state.module is None:
-                _state = State()
+                _state = remembered
 
 
 def _search() -> None:
