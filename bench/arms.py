@@ -1,0 +1,159 @@
+"""Who is measured: torch.nn.LSTM in each of its modes, onnxruntime, and ours by variant.
+
+An arm is a way of running a case. It says why it cannot run one, and otherwise gives a runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+
+import lstm_fused
+from bench.cases import Case
+from bench.onnx_arm import OnnxRunner
+from bench.timing import Runner, torch_runner
+from bench.work import Work
+
+Settings = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of running the cases of a device.
+
+    family     "torch", "onnxruntime" or "ours"; torch's arms are yardsticks and never refused
+    dtypes     dtypes of a case that the arm takes
+    dtype      the dtype that it runs in instead of the case's, or None
+    precision  "ieee" or "tf32" for float32 on CUDA, else None: arms are judged within their own
+    """
+
+    name: str
+    family: str
+    settings: Settings = nullcontext
+    dtypes: tuple[str, ...] = ("float16", "bfloat16", "float32", "float64")
+    dtype: str | None = None
+    precision: str | None = None
+
+    def why_not(self, case: Case) -> str | None:
+        """Why this arm does not take the case, or None."""
+        if case.dtype not in self.dtypes:
+            return f"takes {', '.join(self.dtypes)} only"
+        if self.family == "onnxruntime":
+            if case.kind == "training":
+                return "has no training"
+            if case.packed or case.proj:
+                return "runs dense input without a projection only"
+        return None
+
+    def judged_in(self, case: Case) -> torch.dtype:
+        """The dtype of the arm's results."""
+        return getattr(torch, self.dtype or case.dtype)
+
+    def prepare(self, case: Case, device: torch.device, threads: int) -> Runner:
+        """Set the case up. Errors of the arm come out of here or of the runner."""
+        if self.family == "onnxruntime":
+            return OnnxRunner(case, threads)
+        module = lstm_fused.LSTM if self.family == "ours" else nn.LSTM
+        work = Work(case, module, self.judged_in(case), device)
+        if self.family == "torch" and device.type == "cuda":
+            work.module.flatten_parameters()  # type: ignore[operator]
+
+        def run() -> dict[str, Tensor]:
+            with self.settings():
+                return work.run()
+
+        return torch_runner(run, device)
+
+
+@contextmanager
+def _onednn(enabled: bool) -> Iterator[None]:
+    with torch.backends.mkldnn.flags(enabled=enabled):
+        yield
+
+
+@contextmanager
+def _fp32_precision(precision: str) -> Iterator[None]:
+    """Set the precision of cuDNN's RNN and of matmul, which our projections use."""
+    rnn, matmul = torch.backends.cudnn.rnn, torch.backends.cuda.matmul
+    before = rnn.fp32_precision, matmul.fp32_precision
+    rnn.fp32_precision = matmul.fp32_precision = precision
+    try:
+        yield
+    finally:
+        rnn.fp32_precision, matmul.fp32_precision = before
+
+
+def _fp32(precision: str) -> Settings:
+    return lambda: _fp32_precision(precision)
+
+
+def _ours(name: str, precision: str | None = None) -> Settings:
+    @contextmanager
+    def settings() -> Iterator[None]:
+        with lstm_fused.variant(name), _fp32_precision(precision) if precision else nullcontext():
+            yield
+
+    return settings
+
+
+def _our_variants(device: str) -> list[str]:
+    """Names of our own kernels that can run here; torch's two are measured as themselves."""
+    return [
+        row.name for row in lstm_fused.variants() if row.available and row.name.startswith(device)
+    ]
+
+
+def _cpu() -> list[Arm]:
+    arms = [
+        Arm("torch", "torch", lambda: _onednn(True)),
+        Arm("torch.no-onednn", "torch", lambda: _onednn(False)),
+    ]
+    if find_spec("onnxruntime") and find_spec("onnx"):
+        arms.append(Arm("onnxruntime", "onnxruntime", dtypes=("float32",)))
+    arms += [Arm(name, "ours", _ours(name)) for name in _our_variants("cpu")]
+    return arms
+
+
+def _cuda() -> list[Arm]:
+    half = ("float16", "bfloat16", "float64")
+    arms = [Arm("torch", "torch", dtypes=half)]
+    for precision in ("ieee", "tf32"):
+        arms.append(
+            Arm(f"torch.{precision}", "torch", _fp32(precision), ("float32",), precision=precision)
+        )
+    # cuDNN's fastest dtype beside bf16 and fp32 cases: its persistent kernels are fp16 only.
+    arms.append(Arm("torch.fp16", "torch", dtypes=("bfloat16", "float32"), dtype="float16"))
+    for name in _our_variants("cuda"):
+        arms.append(Arm(name, "ours", _ours(name), dtypes=half))
+        arms += [
+            Arm(f"{name}.{p}", "ours", _ours(name, p), ("float32",), precision=p)
+            for p in ("ieee", "tf32")
+        ]
+    return arms
+
+
+def arms(device: torch.device, containing: tuple[str, ...] = ()) -> list[Arm]:
+    """Arms of a device; with texts, those whose name contains one, and torch's always."""
+    found = _cuda() if device.type == "cuda" else _cpu()
+    if not containing:
+        return found
+    return [
+        arm
+        for arm in found
+        if any(text in arm.name for text in containing) or arm.family == "torch"
+    ]
+
+
+def yardstick(arm: Arm, case: Case, among: list[Arm]) -> Arm:
+    """torch's own arm of the same dtype and precision: the rule's yardstick, the time to beat."""
+    wanted = arm.judged_in(case), arm.precision
+    for other in among:
+        if other.family == "torch" and other.why_not(case) is None:
+            if (other.judged_in(case), other.precision) == wanted:
+                return other
+    raise LookupError(f"no torch arm for {arm.name} on {case.id}")

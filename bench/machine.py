@@ -1,0 +1,180 @@
+"""What ran the benchmark: the stamp of a result file, and how busy the machine was."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lstm_fused
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMA = 1
+
+# Above these a round is called busy. Below them medians moved by less than the rounds' spread.
+FOREIGN_LIMIT = 0.20  # CPUs used by others
+STEAL_LIMIT = 0.08  # CPUs that the hypervisor gave to somebody else
+
+
+def source_hash() -> str:
+    """sha256 over the names and bytes of all sources of the library."""
+    digest = hashlib.sha256()
+    for folder in ("csrc", "lstm_fused"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in {".h", ".cpp", ".cu", ".cuh", ".py"}:
+                digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
+                digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def stamp(device: torch.device, command: str) -> dict[str, Any]:
+    """Everything that a time depends on and that a reader would ask for."""
+    cuda = device.type == "cuda"
+    return {
+        "schema": SCHEMA,
+        "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name(device) if cuda else cpu_model(),
+        "capability": ".".join(map(str, torch.cuda.get_device_capability(device)))
+        if cuda
+        else None,
+        "driver": _gpu_query("driver_version") if cuda else None,
+        "clocks": _gpu_query("clocks.sm,clocks.mem,clocks.max.sm") if cuda else None,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "cpu": cpu_model(),
+        "cpu_flags": cpu_flags(),
+        "cpus": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--", "csrc", "lstm_fused", "bench")),
+        "source_hash": source_hash(),
+        "sass_digest": sass_digest() if cuda else None,
+        "build": lstm_fused.build_info(),
+        "command": command,
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> list[str]:
+    """Vector instructions of the processor that a kernel may depend on."""
+    flags = (_cpuinfo("flags") or _cpuinfo("Features") or "").split()
+    return [flag for flag in flags if re.match(r"avx|fma|f16c|amx|asimd|sve|bf16|i8mm", flag)]
+
+
+def _cpuinfo(key: str) -> str | None:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints, or None if it is not there or fails."""
+    if shutil.which(command[0]) is None:
+        return None
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _git(*arguments: str) -> str | None:
+    return _output("git", *arguments)
+
+
+def _gpu_query(fields: str) -> str | None:
+    return _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
+
+
+def sass_digest() -> dict[str, str] | None:
+    """sha256 of the machine code of each CUDA kernel, by "arch kernel"; None without cuobjdump.
+
+    A comment or a change of host code leaves these as they were, so that a result stays valid.
+    """
+    binary = lstm_fused.build_info().get("path")
+    dump = _output("cuobjdump", "-sass", str(binary)) if binary else None
+    return parse_sass(dump) if dump else None
+
+
+def parse_sass(dump: str) -> dict[str, str]:
+    """Digest of each function in the output of `cuobjdump -sass`."""
+    digests: dict[str, Any] = {}
+    arch = kernel = ""
+    for line in dump.splitlines():
+        if found := re.match(r"\s*arch = (\S+)", line):
+            arch = found.group(1)
+        elif found := re.match(r"\s*Function : (\S+)", line):
+            kernel = f"{arch} {found.group(1)}"
+            digests[kernel] = hashlib.sha256()
+        elif kernel and re.match(r"\s*/\*[0-9a-f]+\*/|\s*/\* 0x", line):
+            digests[kernel].update(line.strip().encode() + b"\n")
+    return {name: digest.hexdigest() for name, digest in digests.items()}
+
+
+class Meter:
+    """How many CPUs others used, and the hypervisor took, since it was last asked."""
+
+    def __init__(self) -> None:
+        self.foreign = self.steal = 0.0
+        self.worst_foreign = self.worst_steal = 0.0
+        self._last = self._read()
+
+    def quiet(self) -> bool:
+        """Measure the time since the last call; False if somebody else used the machine."""
+        now = self._read()
+        wall = now["wall"] - self._last["wall"]
+        used = {key: now[key] - self._last[key] for key in now}
+        self._last = now
+        # The counters tick every 10 ms: under 0.1 s they say nothing.
+        if wall < 0.1:
+            return True
+        self.foreign = max(0.0, used["busy"] - used["own"]) / wall
+        self.steal = used["steal"] / wall
+        self.worst_foreign = max(self.worst_foreign, self.foreign)
+        self.worst_steal = max(self.worst_steal, self.steal)
+        return self.foreign <= FOREIGN_LIMIT and self.steal <= STEAL_LIMIT
+
+    def _read(self) -> dict[str, float]:
+        """Seconds since boot: of CPUs in use, of steal, of this process and its children."""
+        reading = {"wall": time.monotonic(), "busy": 0.0, "steal": 0.0, "own": 0.0}
+        try:
+            line = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0]
+        except OSError:  # not Linux: nothing is known, and nothing is called busy
+            return reading
+        tick = os.sysconf("SC_CLK_TCK")
+        user, nice, system, _, _, irq, softirq, steal = (int(n) / tick for n in line.split()[1:9])
+        reading["busy"] = user + nice + system + irq + softirq
+        reading["steal"] = steal
+        reading["own"] = time.process_time() + sum(_cpu_seconds(pid) for pid in _children())
+        return reading
+
+
+def _children() -> list[str]:
+    try:
+        text = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii")
+    except OSError:
+        return []
+    return text.split()
+
+
+def _cpu_seconds(pid: str) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+    except OSError:  # it has ended
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
