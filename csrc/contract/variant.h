@@ -1,0 +1,25 @@
+// A variant is one way to run a layer on one kind of device.
+#pragma once
+
+#include "contract/params.h"
+
+namespace lf {
+
+struct Variant {
+  const char* name;  // "device.word"
+  Device device;
+  const char* (*why_not_here)();  // why this machine or build cannot run it; nullptr: it can
+  const char* (*why_not)(Cell, DType, const Dims&);  // why it refuses a case; nullptr: it takes it
+  size_t (*forward_workspace)(const LayerForward&);
+  size_t (*backward_workspace)(const LayerBackward&);
+  void (*forward)(const LayerForward&, const Context&);
+  void (*backward)(const LayerBackward&, const Context&);
+};
+
+extern const Variant cpu_generic, cpu_avx2, cpu_avx512, cpu_neon;
+// Weak: objects built without nvcc link without it.
+extern const Variant cuda_step __attribute__((weak));
+// "13.0"; weak as well.
+__attribute__((weak)) const char* cuda_toolkit_version();
+
+}  // namespace lf

@@ -1,0 +1,77 @@
+// cpu.avx2: 8 floats a vector, 16 registers. The order of this file is law: standard headers before
+// the target pragma, so that no code shared with other files is compiled for AVX2; ours after it.
+#include "contract/variant.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#define LF_ISA avx2
+#define LF_VECTOR_BYTES 32
+#define LF_VECTOR_REGISTERS 16
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+
+namespace lf::LF_ISA {
+
+template <class T>
+struct Masked;
+template <>
+struct Masked<float> {
+  static __m256i mask(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  static __m256 load(const float* p, int n) { return _mm256_maskload_ps(p, mask(n)); }
+  static void store(float* p, __m256 v, int n) { _mm256_maskstore_ps(p, mask(n), v); }
+};
+template <>
+struct Masked<double> {
+  static __m256i mask(int n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+  }
+  static __m256d load(const double* p, int n) { return _mm256_maskload_pd(p, mask(n)); }
+  static void store(double* p, __m256d v, int n) { _mm256_maskstore_pd(p, mask(n), v); }
+};
+
+}  // namespace lf::LF_ISA
+
+#define LF_MASKED Masked
+#include "cpu/scan.inl.h"
+#pragma GCC pop_options
+
+namespace lf {
+
+static const char* why_not_here() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+             ? nullptr
+             : "this CPU has no AVX2 with FMA";
+}
+
+const Variant cpu_avx2{"cpu.avx2",
+                       Device::cpu,
+                       why_not_here,
+                       avx2::why_not,
+                       avx2::forward_workspace,
+                       avx2::backward_workspace,
+                       avx2::forward,
+                       avx2::backward};
+
+}  // namespace lf
+
+#else
+
+namespace lf {
+
+static const char* why_not_here() { return "this CPU is not an x86-64"; }
+
+const Variant cpu_avx2{"cpu.avx2", Device::cpu, why_not_here, nullptr,
+                       nullptr,    nullptr,     nullptr,      nullptr};
+
+}  // namespace lf
+
+#endif

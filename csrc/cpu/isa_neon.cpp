@@ -1,0 +1,42 @@
+// cpu.neon: 4 floats a vector, 32 registers; baseline on AArch64, so no target pragma.
+#include "contract/variant.h"
+
+#if defined(__aarch64__)
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#define LF_ISA neon
+#define LF_VECTOR_BYTES 16
+#define LF_VECTOR_REGISTERS 32
+#include "cpu/scan.inl.h"
+
+namespace lf {
+
+static const char* why_not_here() { return nullptr; }
+
+const Variant cpu_neon{"cpu.neon",
+                       Device::cpu,
+                       why_not_here,
+                       neon::why_not,
+                       neon::forward_workspace,
+                       neon::backward_workspace,
+                       neon::forward,
+                       neon::backward};
+
+}  // namespace lf
+
+#else
+
+namespace lf {
+
+static const char* why_not_here() { return "this CPU is not an AArch64"; }
+
+const Variant cpu_neon{"cpu.neon", Device::cpu, why_not_here, nullptr,
+                       nullptr,    nullptr,     nullptr,      nullptr};
+
+}  // namespace lf
+
+#endif

@@ -1,0 +1,123 @@
+// The matrix product of the CPU scan: up to kTileRows rows times four vectors of columns, with the
+// accumulators in registers. Included once per ISA.
+#pragma once
+
+#include "cpu/simd.inl.h"
+
+namespace lf::LF_ISA {
+
+// 6 x 4 accumulators + 4 weights + 1 broadcast fit 32 registers; 3 x 4 + 1 + 3 fit 16.
+constexpr int kTileRows = LF_VECTOR_REGISTERS == 32 ? 6 : 3;
+
+// Packed weights: panels of four vectors, [panel][K][4][W]. What lies past the matrix is zero.
+template <class T>
+constexpr int64_t kPanel = 4 * Vec<T>::kWidth;
+
+// acc[r][j] += sum over k of a[r][k] b[k][j].
+template <class T, int R>
+LF_FN void multiply(Vec<T> (&acc)[R][4], const T* const (&a)[R], const T* b, int64_t K) {
+  using V = Vec<T>;
+#pragma GCC unroll 2
+  for (int64_t k = 0; k < K; ++k, b += kPanel<T>) {
+    V w[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) w[j] = V::load(b + j * V::kWidth);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+      const V x(a[r][k]);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) acc[r][j] = fma(x, w[j], acc[r][j]);
+    }
+  }
+}
+
+// The same from a row-major matrix w [rows, K] that is not worth packing: column l of vector j is
+// the dot product with row j * vector_rows + l. Only the first lanes[j] columns exist.
+template <class T, int R>
+LF_FN void multiply_rows(Vec<T> (&acc)[R][4], const T* const (&a)[R], const T* w,
+                         int64_t vector_rows, const int (&lanes)[4], int64_t K) {
+  using V = Vec<T>;
+  const int tail = int(K % V::kWidth);
+  for (int j = 0; j < 4; ++j) {
+    T dots[R][V::kWidth] = {};
+    for (int l = 0; l < lanes[j]; ++l) {
+      const T* row = w + (j * vector_rows + l) * K;
+      V dot[R];
+      for (int r = 0; r < R; ++r) dot[r] = V(0);
+      for (int64_t k = 0; k < K - tail; k += V::kWidth) {
+        const V x = V::load(row + k);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) dot[r] = fma(x, V::load(a[r] + k), dot[r]);
+      }
+      if (tail) {
+        const V x = V::load(row + K - tail, tail);
+        for (int r = 0; r < R; ++r) dot[r] = fma(x, V::load(a[r] + K - tail, tail), dot[r]);
+      }
+      for (int r = 0; r < R; ++r) dots[r][l] = sum(dot[r]);
+    }
+    for (int r = 0; r < R; ++r) acc[r][j] = acc[r][j] + V::load(dots[r]);
+  }
+}
+
+// Runs a tile, a functor with run<R>(row, column), over the rows [b, b1) of one panel.
+template <class Tile, int R>
+LF_FN void for_rows_left(const Tile& tile, int64_t b, int64_t left, int64_t column) {
+  if (left == R)
+    tile.template run<R>(b, column);
+  else if constexpr (R > 1)
+    for_rows_left<Tile, R - 1>(tile, b, left, column);
+}
+template <class Tile>
+static void for_rows(const Tile& tile, int64_t b, int64_t b1, int64_t column) {
+  for (; b + kTileRows <= b1; b += kTileRows) tile.template run<kTileRows>(b, column);
+  if (b < b1) for_rows_left<Tile, kTileRows - 1>(tile, b, b1 - b, column);
+}
+
+// How many of n columns from `first` on lie in each vector of a panel.
+template <class T>
+LF_FN void panel_lanes(int64_t first, int64_t n, int (&lanes)[4]) {
+  constexpr int W = Vec<T>::kWidth;
+  for (int j = 0; j < 4; ++j) {
+    const int64_t left = n - first - j * W;
+    lanes[j] = left >= W ? W : left > 0 ? int(left) : 0;
+  }
+}
+
+// Panel of gates: w [4, H, K] row-major to [K][4][W], W hidden units from `unit` on.
+template <class T>
+static void pack_gates(const T* w, int64_t H, int64_t K, int64_t unit, T* panel) {
+  constexpr int W = Vec<T>::kWidth;
+  constexpr int64_t kBlock = 64;  // 64 x 4 vectors is 16 KiB at most: stays in L1
+  for (int64_t k0 = 0; k0 < K; k0 += kBlock) {
+    const int64_t k1 = k0 + kBlock < K ? k0 + kBlock : K;
+    for (int g = 0; g < 4; ++g)
+      for (int l = 0; l < W; ++l) {
+        const bool exists = unit + l < H;
+        const T* row = w + (g * H + unit + l) * K;
+        T* out = panel + g * W + l;
+        for (int64_t k = k0; k < k1; ++k) out[k * kPanel<T>] = exists ? row[k] : T(0);
+      }
+  }
+}
+
+// Panel of columns: w [K, n] row-major to [K][4][W], columns from `first` on.
+template <class T>
+static void pack_columns(const T* w, int64_t K, int64_t n, int64_t first, T* panel) {
+  using V = Vec<T>;
+  int lanes[4];
+  panel_lanes<T>(first, n, lanes);
+  for (int64_t k = 0; k < K; ++k)
+    for (int j = 0; j < 4; ++j)
+      V::load(w + k * n + first + j * V::kWidth, lanes[j])
+          .store(panel + k * kPanel<T> + j * V::kWidth);
+}
+
+// Panel of rows as columns: w [n, K] row-major to [K][4][W], rows from `first` on.
+template <class T>
+static void pack_rows(const T* w, int64_t n, int64_t K, int64_t first, T* panel) {
+  for (int64_t j = 0; j < kPanel<T>; ++j)
+    for (int64_t k = 0; k < K; ++k)
+      panel[k * kPanel<T> + j] = first + j < n ? w[(first + j) * K + k] : T(0);
+}
+
+}  // namespace lf::LF_ISA

@@ -1,0 +1,40 @@
+#include "dispatch/registry.h"
+
+namespace lf {
+
+const Row variant_table[kVariants] = {
+    {"cuda.step", Device::cuda, &cuda_step},    {"cpu.avx512", Device::cpu, &cpu_avx512},
+    {"cpu.avx2", Device::cpu, &cpu_avx2},       {"cpu.neon", Device::cpu, &cpu_neon},
+    {"cpu.generic", Device::cpu, &cpu_generic},
+};
+
+const char* why_not_here(const Row& row) {
+  if (!row.variant)
+    return "not built: this build has no CUDA part (python -m lstm_fused info says why)";
+  return row.variant->why_not_here();
+}
+
+const char* why_not(const Row& row, Cell cell, DType dtype, const Dims& d) {
+  const char* reason = why_not_here(row);
+  return reason ? reason : row.variant->why_not(cell, dtype, d);
+}
+
+const Variant* choose(Device device, Cell cell, DType dtype, const Dims& d, int forced,
+                      const char** reason) {
+  *reason = "there is no such variant";
+  for (int i = 0; i < kVariants; ++i) {
+    const Row& row = variant_table[i];
+    if (forced >= 0 && i != forced) continue;
+    if (row.device != device) {
+      if (forced >= 0)
+        *reason = device == Device::cpu ? "it runs on CUDA, the input is on the CPU"
+                                        : "it runs on the CPU, the input is on CUDA";
+      continue;
+    }
+    *reason = why_not(row, cell, dtype, d);
+    if (!*reason) return row.variant;
+  }
+  return nullptr;
+}
+
+}  // namespace lf

@@ -1,0 +1,26 @@
+// The table of variants and the choice among them.
+#pragma once
+
+#include "contract/variant.h"
+
+namespace lf {
+
+// THE variant table, fastest first on each device. An entry is null where the build left it out.
+struct Row {
+  const char* name;
+  Device device;
+  const Variant* variant;
+};
+constexpr int kVariants = 5;
+extern const Row variant_table[kVariants];
+
+// Why a row cannot run at all here, or refuses this case; nullptr: it can.
+const char* why_not_here(const Row& row);
+const char* why_not(const Row& row, Cell cell, DType dtype, const Dims& d);
+
+// The forced row (an index into the table), or the first that takes the case if forced is negative.
+// nullptr, with the reason, if there is none.
+const Variant* choose(Device device, Cell cell, DType dtype, const Dims& d, int forced,
+                      const char** reason);
+
+}  // namespace lf

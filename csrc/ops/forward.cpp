@@ -1,0 +1,74 @@
+// Forward of one layer: project the input by one large product, then let the variant run the scan.
+#include "ops/layer.h"
+#include "ops/ops.h"
+
+namespace lf::ops {
+namespace {
+
+// gates [N, 4H] of one direction = x w_ih^T + b_ih + b_hh.
+void project_input(const Layer& layer, const Direction& w, const Tensor& gates) {
+  if (!w.b_ih && !w.b_hh) return mm(gates, layer.x, transposed(w.w_ih));
+  // a - (-1) b: the stable ABI has subtract with a scale, and no add.
+  const Tensor bias = w.b_ih && w.b_hh ? torch::stable::subtract(*w.b_ih, *w.b_hh, -1.0)
+                      : w.b_ih         ? *w.b_ih
+                                       : *w.b_hh;
+  addmm(gates, bias, layer.x, transposed(w.w_ih));
+}
+
+}  // namespace
+
+Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalTensor& c0,
+                      const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
+                      const OptionalTensor& b_hh, const OptionalTensor& w_hr,
+                      const OptionalTensor& w_ih_reverse, const OptionalTensor& w_hh_reverse,
+                      const OptionalTensor& b_ih_reverse, const OptionalTensor& b_hh_reverse,
+                      const OptionalTensor& w_hr_reverse, const OptionalTensor& batch_sizes,
+                      int64_t cell, int64_t variant, bool save) {
+  const Layer layer =
+      make_layer(x, {w_ih, w_hh, b_ih, b_hh, w_hr},
+                 {w_ih_reverse, w_hh_reverse, b_ih_reverse, b_hh_reverse, w_hr_reverse},
+                 batch_sizes, cell, variant);
+  const Dims& d = layer.d;
+  const int64_t gate_rows = 4 * d.H;
+  check_state("h0", h0, d, d.P);
+  check_state("c0", c0, d, d.H);
+
+  const DType state = state_dtype(layer.dtype);
+  const Tensor gates = empty(x, {d.D, d.N, 4, d.H}, layer.dtype);
+  const Tensor c = empty(x, {save ? d.D : 0, d.N, d.H}, state);
+  const Tensor y = empty(x, {d.N, d.D * d.P}, layer.dtype);
+  const Tensor h_n = empty(x, {d.D, d.B, d.P}, layer.dtype);
+  const Tensor c_n = empty(x, {d.D, d.B, d.H}, state);
+  const OptionalTensor h0_ready = prepare(h0, layer.dtype), c0_ready = prepare(c0, state);
+
+  LayerForward p{};
+  p.cell = Cell(cell);
+  p.dtype = layer.dtype;
+  p.d = d;
+  p.offsets = layer.offsets.data();
+  for (int64_t i = 0; i < d.D; ++i) {
+    const Direction& w = layer.directions[i];
+    p.w_hh[i] = w.w_hh.const_data_ptr();
+    p.w_hr[i] = data(w.w_hr);
+  }
+  p.h0 = data(h0_ready);
+  p.c0 = data(c0_ready);
+  p.gates = data(gates);
+  p.y = data(y);
+  p.h_n = data(h_n);
+  p.c_n = data(c_n);
+  p.c = save ? data(c) : nullptr;
+
+  if (d.N > 0) {
+    const Run run(x, layer.variant->forward_workspace(p));
+    for (int64_t i = 0; i < d.D; ++i)
+      project_input(layer, layer.directions[i], matrix(gates, d.N, gate_rows, i * d.N * gate_rows));
+    layer.variant->forward(p, run.context());
+  }
+  const Tensor shaped =
+      x.dim() == 3 ? view(y, {d.T, d.B, d.D * d.P}, {d.B * d.D * d.P, d.D * d.P, 1}) : y;
+  return {prepare(shaped, layer.storage), prepare(h_n, layer.storage), prepare(c_n, layer.storage),
+          save ? gates : empty(x, {0}, layer.dtype), c};
+}
+
+}  // namespace lf::ops

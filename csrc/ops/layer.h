@@ -1,0 +1,61 @@
+// What the forward and the backward op share: checked shapes, and the context that a variant runs
+// in.
+#pragma once
+
+#include <vector>
+
+#include "dispatch/registry.h"
+#include "ops/tensors.h"
+
+namespace lf::ops {
+
+// The tensors of one direction, contiguous and in the compute dtype.
+struct Direction {
+  Tensor w_ih;          // [4H, I]
+  Tensor w_hh;          // [4H, P]
+  OptionalTensor b_ih;  // [4H]
+  OptionalTensor b_hh;  // [4H]
+  OptionalTensor w_hr;  // [P, H]
+};
+
+struct Layer {
+  Dims d;
+  int64_t I;
+  DType storage;                 // of the tensors given and returned
+  DType dtype;                   // computed in: CPUs compute 16-bit storage in float32
+  std::vector<int64_t> offsets;  // [T + 1]
+  Tensor x;                      // [N, I]
+  std::vector<Direction> directions;
+  const Variant* variant;
+};
+
+// One direction's weights as an op receives them.
+struct Weights {
+  const OptionalTensor& w_ih;
+  const OptionalTensor& w_hh;
+  const OptionalTensor& b_ih;
+  const OptionalTensor& b_hh;
+  const OptionalTensor& w_hr;
+};
+
+// Checks every shape, and says what is wrong by the argument's name. x is [T, B, I], or [N, I] with
+// batch_sizes [T] on the CPU. Without reverse.w_ih there is one direction.
+Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse,
+                 const OptionalTensor& batch_sizes, int64_t cell, int64_t variant);
+
+// A state or its gradient: [D, B, size], or absent.
+void check_state(const char* name, const OptionalTensor& t, const Dims& d, int64_t size);
+
+// The device guard, stream and workspace of one run.
+class Run {
+ public:
+  Run(const Tensor& like, size_t workspace);
+  const Context& context() const { return context_; }
+
+ private:
+  std::optional<torch::stable::accelerator::DeviceGuard> guard_;
+  std::optional<Tensor> workspace_;
+  Context context_{};
+};
+
+}  // namespace lf::ops

@@ -1,0 +1,60 @@
+// The pybind11 part of lstm_fused._C: what was built, what runs here, and why the rest does not.
+// Includes no torch header: those that pin the ABI (tensors.h) and pybind11 stay in separate files.
+#include <dlfcn.h>
+#include <omp.h>
+#include <pybind11/pybind11.h>
+
+#include "dispatch/registry.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::object text_or_none(const char* text) { return text ? py::object(py::str(text)) : py::none(); }
+
+py::list variants() {
+  py::list rows;
+  for (const lf::Row& row : lf::variant_table)
+    rows.append(py::dict(py::arg("name") = row.name,
+                         py::arg("device") = row.device == lf::Device::cpu ? "cpu" : "cuda",
+                         py::arg("why_not") = text_or_none(lf::why_not_here(row))));
+  return rows;
+}
+
+py::object why_not(int index, int dtype, int64_t T, int64_t B, int64_t H, int64_t P, int64_t D) {
+  if (index < 0 || index >= lf::kVariants)
+    throw py::index_error("no variant " + std::to_string(index));
+  const lf::Dims d{.T = T, .B = B, .H = H, .P = P, .D = D, .N = T * B};
+  return text_or_none(lf::why_not(lf::variant_table[index], lf::Cell::lstm, lf::DType(dtype), d));
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["compiler"] = __VERSION__;
+  info["openmp"] = _OPENMP;
+  info["cuda"] =
+      lf::variant_table[0].variant ? text_or_none(lf::cuda_toolkit_version()) : py::none();
+  return info;
+}
+
+py::dict omp_info() {
+  Dl_info library{};
+  dladdr(reinterpret_cast<void*>(&omp_get_max_threads), &library);
+  int team = 1;
+#pragma omp parallel
+#pragma omp single
+  team = omp_get_num_threads();
+  return py::dict(py::arg("max_threads") = omp_get_max_threads(), py::arg("team") = team,
+                  py::arg("library") = library.dli_fname ? library.dli_fname : "");
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Kernels of lstm_fused. Importing it registers torch.ops.lstm_fused.";
+  m.def("variants", &variants, "The table of kernel variants, fastest first.");
+  m.def("why_not", &why_not, "Why row `index` refuses a case, or None.", py::arg("index"),
+        py::arg("dtype"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"), py::arg("D"));
+  m.def("build_info", &build_info, "Compiler, OpenMP and CUDA toolkit that built this module.");
+  m.def("omp_info", &omp_info, "The OpenMP runtime that the CPU kernels use.");
+}
