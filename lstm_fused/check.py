@@ -231,9 +231,11 @@ def _refuse(input: Tensor, param: Any, shape: tuple[int, ...], name: str) -> Non
         raise RuntimeError(f"{name} must be {list(shape)}, got {list(param.shape)}")
     if param.dtype is not input.dtype:
         raise RuntimeError(f"{name} must have the dtype of input, {input.dtype}, got {param.dtype}")
+    # Of the first one torch's words: there the input is as likely to be the one misplaced.
+    which = "" if name in ("weight_ih_l0", "weight_ih") else f"{name} "
     raise RuntimeError(
         "Input and parameter tensors are not at the same device, found input tensor at "
-        f"{input.device} and parameter tensor {name} at {param.device}"
+        f"{input.device} and parameter tensor {which}at {param.device}"
     )
 
 
