@@ -261,7 +261,7 @@ def run(
         grads = torch.autograd.grad(
             list(got.values()),
             list(leaves.values()),
-            [given.upstream[name].to(device, dtype) for name in got],
+            [given.upstream[name].to(t) for name, t in got.items()],
         )
         got |= {f"grad {name}": g for name, g in zip(leaves, grads, strict=True)}
     for name, t in got.items():

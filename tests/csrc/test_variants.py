@@ -129,9 +129,7 @@ def test_expanded_arguments(variant: Forced, case: Case, dtype: torch.dtype) -> 
     given = problem(case, dtype)
     scalar = given.upstream["y"].flatten()[0]
     given = replace(given, upstream=given.upstream | {"y": scalar, "h_n": scalar})
-    ref, yard = (
-        run(expanded(by_torch), given, d) for d in (torch.float64, dtype)
-    )
+    ref, yard = (run(expanded(by_torch), given, d) for d in (torch.float64, dtype))
     ours = run(expanded(by_layer), given, dtype, device=variant.device)
     for name in ref:
         assert_no_worse(name, ours[name], yard[name], ref[name])
