@@ -5,21 +5,19 @@ An arm is a way of running a case. It says why it cannot run one, and otherwise 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import lstm_fused
 from bench.cases import Case
 from bench.onnx_arm import OnnxRunner
-from bench.timing import Runner, torch_runner
+from bench.timing import CpuRunner, CudaRunner, Runner, Settings
 from bench.work import Work
-
-Settings = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -63,17 +61,19 @@ class Arm:
         if self.family == "torch" and device.type == "cuda":
             work.module.flatten_parameters()  # type: ignore[operator]
 
-        def run() -> dict[str, Tensor]:
-            with self.settings():
-                return work.run()
-
-        return torch_runner(run, device)
+        runner = CudaRunner if device.type == "cuda" else CpuRunner
+        return runner(work.run, self.settings)
 
 
 @contextmanager
 def _onednn(enabled: bool) -> Iterator[None]:
-    with torch.backends.mkldnn.flags(enabled=enabled):
+    # Not mkldnn.flags(): that also sets tf32, and warns of it on every call.
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = enabled
+    try:
         yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def build(case: Case, weights: dict[str, Tensor]) -> bytes:
         inputs = [x, constant(f"w{layer}", w), constant(f"r{layer}", r), constant(f"b{layer}", b)]
         if case.kind == "step":
             inputs += ["", f"h0_{layer}", f"c0_{layer}"]
-        outputs = [f"y{layer}", f"h{layer}", f"c{layer}"]
+        outputs = [f"y{layer}", f"h_n{layer}", f"c_n{layer}"]
         direction = "bidirectional" if case.bidirectional else "forward"
         nodes += [
             helper.make_node("LSTM", inputs, outputs, hidden_size=case.H, direction=direction),
@@ -129,9 +129,9 @@ def build(case: Case, weights: dict[str, Tensor]) -> bytes:
             split(name)
             inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, state_shape))
     nodes.append(helper.make_node("Identity", [x], ["y"]))
-    for name in ("h", "c"):
+    for name in ("h_n", "c_n"):
         parts = [f"{name}{layer}" for layer in range(case.L)]
-        nodes.append(helper.make_node("Concat", parts, [f"{name}_n"], axis=0))
+        nodes.append(helper.make_node("Concat", parts, [name], axis=0))
     shapes = ([case.T, case.B, directions * case.H], state_shape, state_shape)
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

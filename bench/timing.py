@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,49 +55,55 @@ class Timing:
         return (self.q3 - self.q1) / self.median
 
 
-class _CpuRunner:
-    def __init__(self, run: Callable[[], Results]) -> None:
-        self.results = run
+Settings = Callable[[], AbstractContextManager[None]]
+
+
+class CpuRunner:
+    """Times a loop of calls. The settings are entered once for all of them: they cost some us."""
+
+    def __init__(self, run: Callable[[], Results], settings: Settings = nullcontext) -> None:
         self._run = run
+        self._settings = settings
+
+    def results(self) -> Results:
+        with self._settings():
+            return self._run()
 
     def sample(self, calls: int) -> list[float]:
-        start = time.perf_counter()
-        for _ in range(calls):
-            self._run()
-        return [(time.perf_counter() - start) / calls]
+        with self._settings():
+            start = time.perf_counter()
+            for _ in range(calls):
+                self._run()
+            return [(time.perf_counter() - start) / calls]
 
     def close(self) -> None:
         del self._run
 
 
-class _CudaRunner:
+class CudaRunner(CpuRunner):
     """Times each call by events, with a cold L2: a layer in a model never finds its input there."""
 
-    def __init__(self, run: Callable[[], Results], device: torch.device) -> None:
-        self.results = run
-        self._run = run
-        size = torch.cuda.get_device_properties(device).L2_cache_size
-        self._flush = torch.empty(2 * size, dtype=torch.int8, device=device)
+    def __init__(self, run: Callable[[], Results], settings: Settings = nullcontext) -> None:
+        super().__init__(run, settings)
+        size = torch.cuda.get_device_properties().L2_cache_size
+        self._flush = torch.empty(2 * size, dtype=torch.int8, device="cuda")
 
     def sample(self, calls: int) -> list[float]:
         events = []
-        for _ in range(calls):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            self._flush.zero_()
-            start.record()
-            self._run()
-            end.record()
-            events.append((start, end))
-        torch.cuda.synchronize()
+        with self._settings():
+            for _ in range(calls):
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                self._flush.zero_()
+                start.record()
+                self._run()
+                end.record()
+                events.append((start, end))
+            torch.cuda.synchronize()
         return [start.elapsed_time(end) * 1e-3 for start, end in events]  # from ms
 
     def close(self) -> None:
-        del self._run, self._flush
-
-
-def torch_runner(run: Callable[[], Results], device: torch.device) -> Runner:
-    """A runner of a function that computes on the device."""
-    return _CudaRunner(run, device) if device.type == "cuda" else _CpuRunner(run)
+        super().close()
+        del self._flush
 
 
 def calls_for(runner: Runner, seconds: float) -> int:

@@ -1,0 +1,87 @@
+"""Result files read back, and which of their rows still speak of today's sources."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.machine import SCHEMA, sass_digest, source_hash
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm of one case, with the stamp of its file."""
+
+    stamp: dict[str, Any]
+    data: dict[str, Any]
+
+    @property
+    def case(self) -> dict[str, Any]:
+        return self.data["case"]
+
+    @property
+    def ok(self) -> bool:
+        return self.data["status"] == "ok"
+
+    @property
+    def milliseconds(self) -> float:
+        return self.data["seconds"]["median"] * 1e3
+
+    @property
+    def where(self) -> str:
+        """Device and CPU threads."""
+        threads = self.data["threads"]
+        on_gpu = self.stamp["capability"] is not None
+        plural = "" if threads == 1 else "s"
+        return self.stamp["device"] + ("" if on_gpu else f", {threads} thread{plural}")
+
+
+def read(paths: Iterable[Path]) -> list[Row]:
+    """All rows of the files; a file that is not one of ours is named in a ValueError."""
+    rows = []
+    for path in paths:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            stamp = content["stamp"]
+            if stamp["schema"] != SCHEMA:
+                raise ValueError(f"{path}: schema must be {SCHEMA}, got {stamp['schema']}")
+            rows += [Row(stamp, data) for data in content["rows"]]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a result file of bench.run: {error!r}") from error
+    return rows
+
+
+def newest(rows: Iterable[Row]) -> list[Row]:
+    """Of rows with the same place, case and arm, the latest measured."""
+    latest: dict[tuple[str, str, str], Row] = {}
+    for row in sorted(rows, key=lambda row: row.stamp["utc"]):
+        latest[row.where, row.case["id"], row.data["arm"]] = row
+    return list(latest.values())
+
+
+class Staleness:
+    """Whether a row was measured on other sources than today's.
+
+    The hash is of the sources themselves, so it also holds for a tree that was not committed.
+    With an equal digest of the machine code a CUDA row stays fresh when only host code or
+    comments changed.
+    """
+
+    def __init__(self) -> None:
+        self._source = source_hash()
+        self._sass: dict[str, str] | None = None
+        self._asked = False
+
+    def stale(self, row: Row) -> bool:
+        if row.stamp["source_hash"] == self._source:
+            return False
+        then = row.stamp["sass_digest"]
+        return not then or then != self._today()
+
+    def _today(self) -> dict[str, str] | None:
+        if not self._asked:
+            self._sass, self._asked = sass_digest(), True
+        return self._sass
