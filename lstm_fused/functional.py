@@ -46,6 +46,8 @@ def lstm(
     """
     check.tensor("input", input)
     check.stack_arguments(num_layers, dropout)
+    if not isinstance(params, (list, tuple)):  # A ParameterList's slice is a module.
+        params = list(params)
     lowered = autocast_dtype(input)
     if lowered is not None:
         input, params = lower(input, lowered), [lower(p, lowered) for p in params]
