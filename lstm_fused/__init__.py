@@ -1,8 +1,35 @@
-"""A drop-in torch.nn.LSTM on fused kernels."""
+"""A drop-in torch.nn.LSTM on our own kernels for CPU and CUDA.
+
+rnn = lstm_fused.LSTM(input_size, hidden_size, num_layers)   # in place of torch.nn.LSTM
+model = lstm_fused.convert(model)                            # every nn.LSTM in a model
+"""
+
+from typing import Any
 
 from lstm_fused import compat, functional
 from lstm_fused.convert import convert, restore
+from lstm_fused.dispatch import Case, explain, variant, variants
 from lstm_fused.nn import LSTM, LSTMCell
 
 __version__ = "0.1.0"
-__all__ = ["LSTM", "LSTMCell", "compat", "convert", "functional", "restore"]
+__all__ = [
+    "LSTM",
+    "Case",
+    "LSTMCell",
+    "build_info",
+    "compat",
+    "convert",
+    "explain",
+    "functional",
+    "restore",
+    "variant",
+    "variants",
+]
+
+
+def build_info() -> dict[str, Any] | None:
+    """What the compiled part was built with, or None where there is none."""
+    from lstm_fused import _load
+
+    module = _load.load()
+    return None if module is None else module.build_info()

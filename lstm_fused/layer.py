@@ -1,5 +1,71 @@
-"""One LSTM layer by the variant that fits."""
+"""One LSTM layer, all its directions, by the variant and the binding that the call needs."""
 
-from lstm_fused.composite import layer
+from __future__ import annotations
 
-__all__ = ["layer"]
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from lstm_fused import autograd, composite, dispatch, native, ops, transforms
+from lstm_fused.composite import Direction
+
+_NO_DIRECTION = (None, None, None, None, None)
+
+
+def layer(
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: Sequence[Direction],
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one layer over time.
+
+    x            [T, B, I], or [N, I] with batch_sizes
+    h0, c0       [D, B, P], [D, B, H], or None: zeros
+    weights      D times (weight_ih [4H, I], weight_hh [4H, P], bias_ih [4H], bias_hh [4H],
+                 weight_hr [P, H]), the last three or None
+    batch_sizes  [T] int64 on the CPU, rows of each step as in a PackedSequence, or None
+    returns      y [T, B, D*P] or [N, D*P], h_n [D, B, P], c_n [D, B, H], all in x.dtype
+
+    Arguments are taken as valid; `lstm_fused.functional` checks them. Raises RuntimeError where a
+    forced variant refuses.
+    """
+    name = dispatch.forced()
+    # Every dtype with a code is taken by some kernel of a CPU: the op chooses the fastest.
+    if name is None and x.device.type == "cpu" and x.dtype in ops.DTYPE_CODES and ops.available():
+        code = dispatch.AUTOMATIC
+    else:
+        name = dispatch.choose(_case(x, weights))
+        if name == dispatch.COMPOSITE:
+            return composite.layer(x, h0, c0, weights, batch_sizes)
+        if name == dispatch.NATIVE:
+            return native.layer(x, h0, c0, weights, batch_sizes)
+        ops.available()
+        code = dispatch.KERNELS.index(name)
+
+    flat = (*weights[0], *(weights[1] if len(weights) == 2 else _NO_DIRECTION))
+    if torch.compiler.is_compiling():
+        return autograd.compiled(x, h0, c0, flat, batch_sizes, code)
+    # Dual tensors outside of torch.func: a kernel would drop the tangents without a word.
+    if forward_ad._current_level >= 0:
+        return composite.layer(x, h0, c0, weights, batch_sizes)
+    if torch._C._are_functorch_transforms_active():
+        return transforms.layer(x, h0, c0, flat, batch_sizes, code)
+    return autograd.eager(x, h0, c0, flat, batch_sizes, code)
+
+
+def _case(x: Tensor, weights: Sequence[Direction]) -> dispatch.Case:
+    _, weight_hh, _, _, weight_hr = weights[0]
+    packed = x.dim() == 2
+    return dispatch.Case(
+        hidden_size=weight_hh.shape[0] // 4,
+        proj_size=0 if weight_hr is None else weight_hr.shape[0],
+        bidirectional=len(weights) == 2,
+        T=1 if packed else x.shape[0],
+        B=x.shape[0] if packed else x.shape[1],
+        dtype=x.dtype,
+        device=x.device.type,
+    )

@@ -1,0 +1,202 @@
+"""The variants: which ways there are to run a layer, which one runs here, and why not the others.
+
+The kernels' rows stand in csrc/dispatch/registry.cpp as well, in the same order (a test compares):
+this list must exist where nothing could be built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lstm_fused import _load, ops
+from lstm_fused._proven import PROVEN
+
+# Fastest first on each device; a kernel's place is its code in the ops.
+KERNELS = ("cuda.step", "cpu.avx512", "cpu.avx2", "cpu.neon", "cpu.generic")
+# torch.native is torch's own LSTM (cuDNN, oneDNN); torch.composite is composite.py.
+NATIVE, COMPOSITE = "torch.native", "torch.composite"
+NAMES = (*KERNELS, NATIVE, COMPOSITE)
+AUTOMATIC = -1
+
+
+class Variant(NamedTuple):
+    """One row of variants()."""
+
+    name: str
+    device: str  # "cpu", "cuda" or "any"
+    why_not: str | None  # why it cannot run here; None: it can
+
+    @property
+    def available(self) -> bool:
+        return self.why_not is None
+
+
+class Case(NamedTuple):
+    """A layer to ask explain() about: T steps, B sequences."""
+
+    hidden_size: int
+    proj_size: int = 0
+    bidirectional: bool = False
+    T: int = 100
+    B: int = 32
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+
+def _checked(name: str | None) -> str | None:
+    if name and name not in NAMES:
+        raise ValueError(f"variant must be one of {', '.join(NAMES)}, got {name!r}")
+    return name or None
+
+
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("lstm_fused.variant")
+
+
+@torch.compiler.assume_constant_result
+def forced() -> str | None:
+    """The name forced by variant() or LSTM_FUSED_VARIANT, or None.
+
+    Compiled code keeps the name that was forced when it was traced.
+    """
+    name = _forced.get(None)
+    return name if name is not None else _checked(os.environ.get("LSTM_FUSED_VARIANT"))
+
+
+@contextlib.contextmanager
+def variant(name: str) -> Iterator[None]:
+    """Within the block, in this thread: run every layer by the variant `name` or raise why not.
+
+    name  one of the names of variants(). Raises ValueError for another.
+    """
+    token = _forced.set(_checked(name))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def variants() -> list[Variant]:
+    """Every variant, fastest first on each device, and why it cannot run here if it cannot."""
+    module = _load.load()
+    if module is None:
+        reason = f"not built: {_load.why_not()}"
+        rows = [Variant(name, name.split(".")[0], reason) for name in KERNELS]
+    else:
+        rows = [Variant(row["name"], row["device"], row["why_not"]) for row in module.variants()]
+    return [*rows, Variant(NATIVE, "any", None), Variant(COMPOSITE, "any", None)]
+
+
+def why_not(name: str, case: Case) -> str | None:
+    """Why the variant refuses the case, as a clause, or None if it takes it."""
+    if name == NATIVE:
+        return None if torch.device(case.device).type != "meta" else "it needs real tensors"
+    if name == COMPOSITE:
+        return None
+    device, kernel_device = torch.device(case.device).type, name.split(".")[0]
+    if device != kernel_device:
+        return f"it runs on {kernel_device}, the tensors are on {device}"
+    module = _load.load()
+    if module is None:
+        return f"not built: {_load.why_not()}"
+    wide = case.dtype in (torch.float16, torch.bfloat16) and device == "cpu"
+    dtype = torch.float32 if wide else case.dtype
+    if dtype not in ops.DTYPE_CODES:
+        return f"it computes in float16, bfloat16, float32 and float64, not in {dtype}"
+    output = case.proj_size or case.hidden_size
+    directions = 2 if case.bidirectional else 1
+    return module.why_not(
+        KERNELS.index(name),
+        ops.DTYPE_CODES[dtype],
+        case.T,
+        case.B,
+        case.hidden_size,
+        output,
+        directions,
+    )
+
+
+def default(device: str) -> tuple[str, ...]:
+    """The names that may run on a device unless one is forced, in order of choice.
+
+    On a GPU a kernel of ours comes first only once a run there has proven it.
+    """
+    if device == "cpu":
+        return (*(name for name in KERNELS if name.startswith("cpu.")), COMPOSITE)
+    if device == "cuda":
+        return (*(name for name in KERNELS if name in PROVEN), NATIVE, COMPOSITE)
+    return (COMPOSITE,)
+
+
+def choose(case: Case) -> str:
+    """The name of the variant that runs the case. Raises RuntimeError if the forced one refuses."""
+    name = forced()
+    if name is None:
+        return next(
+            name for name in default(torch.device(case.device).type) if not why_not(name, case)
+        )
+    reason = why_not(name, case)
+    if reason:
+        raise RuntimeError(f"variant {name} was asked for and cannot run this layer: {reason}")
+    return name
+
+
+def case_of(module: nn.Module) -> Case:
+    """The case that an LSTM or LSTMCell module stands for. Raises TypeError for another object."""
+    weight = getattr(module, "weight_hh_l0", getattr(module, "weight_hh", None))
+    if not isinstance(weight, Tensor) or not hasattr(module, "hidden_size"):
+        raise TypeError(
+            "explain takes an LSTM or LSTMCell module or a lstm_fused.Case, "
+            f"got {type(module).__name__}"
+        )
+    return Case(
+        hidden_size=module.hidden_size,  # type: ignore[arg-type]
+        proj_size=getattr(module, "proj_size", 0),
+        bidirectional=bool(getattr(module, "bidirectional", False)),
+        dtype=weight.dtype,
+        device=str(weight.device),
+    )
+
+
+def _precision(backend: Any) -> str:
+    return str(backend.fp32_precision)
+
+
+def explain(module_or_case: nn.Module | Case) -> str:
+    """Which variant runs a module or Case, and a line for each of the others with the reason."""
+    case = module_or_case if isinstance(module_or_case, Case) else case_of(module_or_case)
+    chosen = choose(case)
+    candidates = default(torch.device(case.device).type)
+    how = "forced" if forced() else "chosen"
+    lines = [
+        f"LSTM H={case.hidden_size}"
+        + (f" P={case.proj_size}" if case.proj_size else "")
+        + (" bidirectional" if case.bidirectional else "")
+        + f" {str(case.dtype).removeprefix('torch.')} on {case.device}"
+    ]
+    for name in NAMES:
+        reason = why_not(name, case)
+        if name == chosen:
+            reason = how
+        elif reason is None and forced():
+            reason = f"{chosen} is forced"
+        elif reason is None and name not in candidates:
+            reason = (
+                "not proven on a GPU by this build's results; ask for it by name"
+                if name.startswith("cuda.")
+                else "the yardstick; ask for it by name"
+            )
+        elif reason is None:
+            reason = f"{chosen} comes first"
+        lines.append(f"  {name:<16} {reason}")
+    if torch.device(case.device).type == "cuda" and case.dtype == torch.float32:
+        lines.append(f"  float32 in scans: {_precision(torch.backends.cudnn.rnn)}")
+        products = _precision(torch.backends.cuda.matmul)
+        lines.append(f"  float32 in products: {products}")
+    return "\n".join(lines)
