@@ -21,7 +21,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 MODES = ("auto", "off", "cpu", "cuda")
 SOURCE_SUFFIXES = (".cpp", ".cu", ".h", ".cuh")

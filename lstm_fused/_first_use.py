@@ -38,7 +38,7 @@ request = json.loads(sys.argv[1])
 sys.path[:] = request["path"]
 def end_with_parent():
     os.read(0, 1)
-    os.killpg(0, signal.SIGKILL)
+    os.killpg(0, signal.SIGTERM)  # not SIGKILL: ninja, told to end, ends its compilers
 threading.Thread(target=end_with_parent, daemon=True).start()
 spec = importlib.util.spec_from_file_location("_build", request["recipe"])
 build = importlib.util.module_from_spec(spec)
