@@ -6,6 +6,7 @@
 // matrix products over all steps, done by the caller.
 #pragma once
 
+#include "contract/order.h"
 #include "cpu/plan.h"
 #include "cpu/team.h"
 #include "cpu/tile.inl.h"

@@ -5,6 +5,7 @@
 // projection the cell's output waits in h_cell for a second product, with W_hr.
 #pragma once
 
+#include "contract/order.h"
 #include "cpu/plan.h"
 #include "cpu/team.h"
 #include "cpu/tile.inl.h"

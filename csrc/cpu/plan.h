@@ -61,18 +61,4 @@ constexpr Share share(const Dims& d, int tile_rows, int member, int members) {
   return s;
 }
 
-// How the rows of one direction follow each other. Processing step s is time step t(s).
-struct Order {
-  const int64_t* offsets;
-  int64_t T;
-  bool reverse;
-
-  int64_t t(int64_t s) const { return reverse ? T - 1 - s : s; }
-  int64_t first_row(int64_t s) const { return offsets[t(s)]; }
-  int64_t rows(int64_t s) const { return s < 0 || s >= T ? 0 : offsets[t(s) + 1] - offsets[t(s)]; }
-  // Batch rows below this continue a sequence that step s - 1 (s + 1) holds too.
-  int64_t continued(int64_t s) const { return rows(s) < rows(s - 1) ? rows(s) : rows(s - 1); }
-  int64_t continuing(int64_t s) const { return rows(s) < rows(s + 1) ? rows(s) : rows(s + 1); }
-};
-
 }  // namespace lf
