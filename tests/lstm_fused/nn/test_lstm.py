@@ -162,13 +162,15 @@ def any_case(draw: st.DrawFn) -> Case:
         bias=draw(st.booleans()),
         hx=draw(st.booleans()),
         lengths=lengths,
-        scale=draw(st.sampled_from([1.0, 1e-3, 30.0])),
+        # Not where gates saturate: s (1 - s) of a saved s cancels to any digit for everybody,
+        # plain PyTorch too, and a yardstick of two numbers may win by luck.
+        scale=draw(st.sampled_from([1.0, 1e-3])),
     )
 
 
 @given(case=any_case(), dtype=st.sampled_from([torch.float32, torch.float64]))
 @settings(
-    max_examples=60,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
