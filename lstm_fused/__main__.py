@@ -64,8 +64,6 @@ def demo(argv: Sequence[str]) -> int:
 
 def info() -> int:
     """Print what is installed, what was built from what, and which variants run here."""
-    from .variant import variants
-
     with _load.no_build():
         sections: list[tuple[str, Callable[[], Iterator[tuple[str, object]]]]] = [
             ("versions", versions),
@@ -78,7 +76,7 @@ def info() -> int:
             for label, value in rows():
                 print(f"  {label:<14} {value}")
         print("variants, fastest first")
-        for row in variants():
+        for row in lstm_fused.variants():
             print(f"  {row.name:<16} {'runs here' if row.available else row.why_not}")
     return 0
 

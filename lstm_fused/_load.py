@@ -135,7 +135,7 @@ def _at_first_use(notes: list[str]) -> State:
             if _building_allowed():
                 library.unlink(missing_ok=True)
     if not _may_build:
-        raise CannotBuild("it is not built yet: `python -m lstm_fused build`")
+        raise CannotBuild("run `python -m lstm_fused build`, or use a layer once")
     if not _building_allowed():
         raise CannotBuild("LSTM_FUSED_JIT=0 and it was not built before")
     if _forked and multiprocessing.parent_process() is not None:
