@@ -83,6 +83,7 @@ def _counts(model: nn.Module) -> dict[type, int]:
 @pytest.mark.parametrize("build", [Recognizer, Translator, Agent])
 def test_models_train_on_as_before(build: Callable[[], nn.Module]) -> None:
     """An optimizer made before converting; five steps; then back again, and five more."""
+    torch.set_num_threads(1)  # A hundred small steps: threads on a busy machine would only wait.
     torch.manual_seed(3)
     model = build().double()
     plain = copy.deepcopy(model)

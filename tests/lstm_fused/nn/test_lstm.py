@@ -176,6 +176,7 @@ def any_case(draw: st.DrawFn) -> Case:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 def test_random_configurations(case: Case, dtype: torch.dtype) -> None:
+    torch.set_num_threads(1)  # A thousand small steps: threads on a busy machine would only wait.
     run_both(case, dtype, by_module(LSTM)).check()
 
 
