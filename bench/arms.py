@@ -5,7 +5,7 @@ An arm is a way of running a case. It says why it cannot run one, and otherwise 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from bench.cases import Case
 from bench.onnx_arm import OnnxRunner
 from bench.timing import CpuRunner, CudaRunner, Runner, Settings
 from bench.work import Work
+from lstm_fused.dispatch import choose
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Arm:
     dtypes     dtypes of a case that the arm takes
     dtype      the dtype that it runs in instead of the case's, or None
     precision  "ieee" or "tf32" for float32 on CUDA, else None: arms are judged within their own
+    variant    the name of ours that it forces, or None
     """
 
     name: str
@@ -36,6 +38,7 @@ class Arm:
     dtypes: tuple[str, ...] = ("float16", "bfloat16", "float32", "float64")
     dtype: str | None = None
     precision: str | None = None
+    variant: str | None = None
 
     def why_not(self, case: Case) -> str | None:
         """Why this arm does not take the case, or None."""
@@ -47,6 +50,21 @@ class Arm:
             if case.packed or case.proj:
                 return "runs dense input without a projection only"
         return None
+
+    def default(self, case: Case) -> bool:
+        """Whether it is the variant that runs the case when nothing is forced."""
+        if self.variant is None:
+            return False
+        layer = lstm_fused.Case(
+            hidden_size=case.H,
+            proj_size=case.proj,
+            bidirectional=case.bidirectional,
+            T=case.T,
+            B=case.B,
+            dtype=self.judged_in(case),
+            device=self.variant.split(".")[0],
+        )
+        return choose(layer) == self.variant
 
     def judged_in(self, case: Case) -> torch.dtype:
         """The dtype of the arm's results."""
@@ -115,25 +133,24 @@ def _cpu() -> list[Arm]:
     ]
     if find_spec("onnxruntime") and find_spec("onnx"):
         arms.append(Arm("onnxruntime", "onnxruntime", dtypes=("float32",)))
-    arms += [Arm(name, "ours", _ours(name)) for name in _our_variants("cpu")]
+    arms += [Arm(name, "ours", _ours(name), variant=name) for name in _our_variants("cpu")]
     return arms
 
 
 def _cuda() -> list[Arm]:
     half = ("float16", "bfloat16", "float64")
     arms = [Arm("torch", "torch", dtypes=half)]
-    for precision in ("ieee", "tf32"):
+    for precision in ("tf32", "ieee"):  # tf32 is what torch's RNN does unless told otherwise
         arms.append(
             Arm(f"torch.{precision}", "torch", _fp32(precision), ("float32",), precision=precision)
         )
     # cuDNN's fastest dtype beside bf16 and fp32 cases: its persistent kernels are fp16 only.
     arms.append(Arm("torch.fp16", "torch", dtypes=("bfloat16", "float32"), dtype="float16"))
     for name in _our_variants("cuda"):
-        arms.append(Arm(name, "ours", _ours(name), dtypes=half))
-        arms += [
-            Arm(f"{name}.{p}", "ours", _ours(name, p), ("float32",), precision=p)
-            for p in ("ieee", "tf32")
-        ]
+        arms.append(Arm(name, "ours", _ours(name), half, variant=name))
+        for p in ("ieee", "tf32"):
+            full = f"{name}.{p}"
+            arms.append(Arm(full, "ours", _ours(name, p), ("float32",), precision=p, variant=name))
     return arms
 
 
@@ -149,11 +166,18 @@ def arms(device: torch.device, containing: tuple[str, ...] = ()) -> list[Arm]:
     ]
 
 
-def yardstick(arm: Arm, case: Case, among: list[Arm]) -> Arm:
-    """torch's own arm of the same dtype and precision: the rule's yardstick, the time to beat."""
+def yardstick(arm: Arm, case: Case, among: Sequence[Arm]) -> Arm:
+    """torch's own arm of the same dtype and precision, by which the rule judges."""
     wanted = arm.judged_in(case), arm.precision
     for other in among:
         if other.family == "torch" and other.why_not(case) is None:
             if (other.judged_in(case), other.precision) == wanted:
                 return other
     raise LookupError(f"no torch arm for {arm.name} on {case.id}")
+
+
+def against(arm: Arm, case: Case, among: Sequence[Arm]) -> Arm:
+    """Whose time is to beat: the yardstick, and for torch's own arms what torch does by default."""
+    if arm.family != "torch":
+        return yardstick(arm, case, among)
+    return next(a for a in among if a.family == "torch" and a.why_not(case) is None)

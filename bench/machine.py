@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import lstm_fused
+from lstm_fused import _load
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = 1
@@ -106,8 +107,8 @@ def sass_digest() -> dict[str, str] | None:
 
     A comment or a change of host code leaves these as they were, so that a result stays valid.
     """
-    binary = lstm_fused.build_info().get("path")
-    dump = _output("cuobjdump", "-sass", str(binary)) if binary else None
+    module = _load.load()
+    dump = _output("cuobjdump", "-sass", str(module.__file__)) if module else None
     return parse_sass(dump) if dump else None
 
 

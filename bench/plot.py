@@ -52,7 +52,8 @@ def draw(figure: Figure, rows: Sequence[Row], path: Path, stale: bool) -> None:
     # Quartiles of an arm's time turned into speeds; the yardstick's own become its error bar.
     by_place = {(row.case["id"], row.data["arm"]): row for row in rows}
     width = 0.8 / len(arms)
-    plot, axes = pyplot.subplots(figsize=(max(6.0, 1.5 + 0.95 * len(cases)), 4.2), dpi=120)
+    size = max(6.0, 1.5 + 0.95 * len(cases))
+    plot, axes = pyplot.subplots(figsize=(size, 4.5), dpi=120, layout="constrained")
     for number, arm in enumerate(arms):
         places, heights, low, high = [], [], [], []
         for place, case in enumerate(cases):
@@ -64,7 +65,9 @@ def draw(figure: Figure, rows: Sequence[Row], path: Path, stale: bool) -> None:
             heights.append(speed)
             low.append(max(0.0, speed - speed * seconds["median"] / seconds["q3"]))
             high.append(max(0.0, speed * seconds["median"] / seconds["q1"] - speed))
-        axes.bar(places, heights, width, yerr=[low, high], label=arm, capsize=2)
+        # On a logarithmic axis a bar has no natural foot: it stands on, or hangs from, torch's 1.
+        grown = [height - 1.0 for height in heights]
+        axes.bar(places, grown, width, bottom=1.0, yerr=[low, high], label=arm, capsize=2)
     axes.axhline(1.0, color="black", linewidth=1.0, linestyle="--", label="torch.nn.LSTM = 1")
     axes.set_xticks(range(len(cases)), [labels[case] for case in cases], rotation=30, ha="right")
     axes.set_ylabel("times as fast as torch.nn.LSTM")
@@ -73,8 +76,7 @@ def draw(figure: Figure, rows: Sequence[Row], path: Path, stale: bool) -> None:
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.set_title(f"{group}, {kind}: {where}" + (" (STALE)" if stale else ""), fontsize=10)
     axes.grid(axis="y", which="both", alpha=0.25)
-    axes.legend(fontsize=8)
-    plot.tight_layout()
+    plot.legend(loc="outside lower center", ncols=4, fontsize=8)
     plot.savefig(path)
     pyplot.close(plot)
 

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from bench import machine
-from bench.arms import Arm, arms, yardstick
+from bench.arms import Arm, against, arms, yardstick
 from bench.cases import SUITES, Case, suite
 from bench.check import judge
-from bench.timing import Runner, Timing, interleave
+from bench.timing import Runner, interleave
 from bench.work import reference
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -32,79 +32,79 @@ ROUNDS = 11
 QUICK_ROUNDS = 5
 
 
+def prove(
+    case: Case,
+    candidates: Sequence[Arm],
+    device: torch.device,
+    threads: int,
+    ref: dict[str, Tensor],
+) -> tuple[list[dict[str, Any]], dict[str, Runner]]:
+    """A row per arm with its correctness, and the runners of those that are right, by name.
+
+    ref  results in float64. An arm that is wrong has the status "failed", one that does not take
+    the case "refused"; both say why.
+    """
+    rows = []
+    runners: dict[str, Runner] = {}
+    yards: dict[Arm, dict[str, Tensor]] = {}
+    for arm in candidates:
+        row: dict[str, Any] = {"case": case.as_dict(), "arm": arm.name, "family": arm.family}
+        row |= {"threads": threads, "dtype": arm.dtype or case.dtype, "default": arm.default(case)}
+        rows.append(row)
+        reason = arm.why_not(case)
+        if reason is not None:
+            row |= {"status": "refused", "reason": reason}
+            continue
+        yard = yardstick(arm, case, candidates)
+        try:
+            runner = arm.prepare(case, device, threads)
+            results = runner.results()
+        except (RuntimeError, NotImplementedError, ValueError) as error:
+            # A variant that does not take the case says so here; so does one that is broken.
+            row |= {"status": "refused", "reason": str(error).split("\n")[0]}
+            continue
+        if yard == arm:
+            yards[arm] = results
+        if yard not in yards:
+            row |= {"status": "refused", "reason": f"its yardstick {yard.name} did not run"}
+            runner.close()
+            continue
+        verdict = judge(results, yards[yard], ref)
+        row |= {"error": asdict(verdict), "against": against(arm, case, candidates).name}
+        if not verdict.right and arm.family != "torch":
+            row |= {"status": "failed", "reason": f"{verdict.worst} breaks the tolerance rule"}
+            runner.close()
+            continue
+        row["status"] = "ok"
+        runners[arm.name] = runner
+    return rows, runners
+
+
 def measure(
     case: Case, candidates: Sequence[Arm], device: torch.device, threads: int, rounds: int
 ) -> list[dict[str, Any]]:
     """Rows of one case: one per arm, with its correctness and, if it is right, its time."""
-    rows = []
-    runners: dict[str, Runner] = {}
-    yards: dict[Arm, dict[str, Tensor]] = {}
-    ref = reference(case, device)
+    rows, runners = prove(case, candidates, device, threads, reference(case, device))
+    meter = machine.Meter()
     try:
-        for arm in candidates:
-            row: dict[str, Any] = {"case": case.as_dict(), "arm": arm.name, "family": arm.family}
-            row |= {"threads": threads, "dtype": arm.dtype or case.dtype}
-            rows.append(row)
-            reason = arm.why_not(case)
-            if reason is not None:
-                row |= {"status": "refused", "reason": reason}
-                continue
-            yard = yardstick(arm, case, list(candidates))
-            row["yardstick"] = yard.name
-            try:
-                runner = arm.prepare(case, device, threads)
-                results = runner.results()
-            except (RuntimeError, NotImplementedError, ValueError) as error:
-                # A variant that does not take the case says so here; so does one that is broken.
-                row |= {"status": "refused", "reason": str(error).split("\n")[0]}
-                continue
-            if yard == arm:
-                yards[arm] = results
-            if yard not in yards:
-                row |= {"status": "refused", "reason": f"its yardstick {yard.name} did not run"}
-                runner.close()
-                continue
-            verdict = judge(results, yards[yard], ref)
-            row["error"] = asdict(verdict)
-            if not verdict.right and arm.family != "torch":
-                row |= {"status": "failed", "reason": f"{verdict.worst} breaks the tolerance rule"}
-                runner.close()
-                continue
-            row["status"] = "ok"
-            runners[arm.name] = runner
-        yards.clear()
-        timings, busy, meter = time_all(runners, rounds)
-        for row in rows:
-            if row["arm"] in timings:
-                row |= timed(row, timings, busy, meter)
+        timings, busy = interleave(runners, rounds, quiet=meter.quiet)
     finally:
         for runner in runners.values():
             runner.close()
+    for row in rows:
+        if row["arm"] not in timings:
+            continue
+        timing, other = timings[row["arm"]], timings.get(row["against"])
+        row |= {
+            "seconds": asdict(timing),
+            "spread": timing.spread,
+            # A ratio of medians within this one run.
+            "speed": other.median / timing.median if other else None,
+            "busy_rounds": busy,
+            "foreign_cpus": round(meter.worst_foreign, 3),
+            "steal_cpus": round(meter.worst_steal, 3),
+        }
     return rows
-
-
-def time_all(
-    runners: dict[str, Runner], rounds: int
-) -> tuple[dict[str, Timing], int, machine.Meter]:
-    meter = machine.Meter()
-    timings, busy = interleave(runners, rounds, quiet=meter.quiet)
-    return timings, busy, meter
-
-
-def timed(
-    row: dict[str, Any], timings: dict[str, Timing], busy: int, meter: machine.Meter
-) -> dict[str, Any]:
-    """The time of a row, and its speed against torch: a ratio of medians within this one run."""
-    timing = timings[row["arm"]]
-    yard = timings.get(row["yardstick"])
-    return {
-        "seconds": asdict(timing),
-        "spread": timing.spread,
-        "speed": yard.median / timing.median if yard else None,
-        "busy_rounds": busy,
-        "foreign_cpus": round(meter.worst_foreign, 3),
-        "steal_cpus": round(meter.worst_steal, 3),
-    }
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -133,10 +133,11 @@ def result_path(folder: Path, name: str, stamp: dict[str, Any]) -> Path:
     return path
 
 
-def write(path: Path, stamp: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def write(path: Path, stamp: dict[str, Any], rows: list[dict[str, Any]], **more: Any) -> None:
     """Write a result file, in one piece or not at all."""
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"stamp": stamp, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    content = {"stamp": stamp, "rows": rows, **more}
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
 
 
