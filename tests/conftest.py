@@ -64,7 +64,7 @@ class Forced(NamedTuple):
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "variant" not in metafunc.fixturenames:
         return
-    from lstm_fused.variant import variants
+    from lstm_fused.dispatch import variants
 
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     chosen = []
@@ -79,8 +79,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def variant(request: pytest.FixtureRequest) -> Iterator[Forced]:
     """Force one variant after another; those that cannot run here skip with their own words."""
-    from lstm_fused.variant import variant as force
-    from lstm_fused.variant import variants
+    from lstm_fused.dispatch import variant as force
+    from lstm_fused.dispatch import variants
 
     forced: Forced = request.param
     row = next(row for row in variants() if row.name == forced.name)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lstm_fused.variant import variants
 
+from lstm_fused.dispatch import variants
 from tests import cases
 from tests.cases import Case, by_layer, problem, run, run_both
 from tests.conftest import Forced
@@ -55,7 +55,7 @@ def test_same_bits_with_the_same_threads(variant: Forced, threads: int, case: Ca
 
 def test_calls_from_many_python_threads(variant: Forced) -> None:
     """Each caller has a team of its own; nothing is shared between calls."""
-    from lstm_fused.variant import variant as force
+    from lstm_fused.dispatch import variant as force
 
     want = {
         case: run(by_layer, problem(case, torch.float32), torch.float32, device=variant.device)
@@ -85,7 +85,7 @@ def test_calls_from_many_python_threads(variant: Forced) -> None:
 
 PRELUDE = """
 import os, sys, threading, torch
-from lstm_fused.variant import variant
+from lstm_fused.dispatch import variant
 from tests.cases import Case, by_layer, problem, run
 case = Case("child", "two threads' worth", T=6, B=24, I=40, H=96)
 def work():
