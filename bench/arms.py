@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
@@ -86,18 +87,20 @@ class Arm:
 @contextmanager
 def _onednn(enabled: bool) -> Iterator[None]:
     # Not mkldnn.flags(): that also sets tf32, and warns of it on every call.
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = enabled
+    mkldnn: Any = torch.backends.mkldnn
+    before = mkldnn.enabled
+    mkldnn.enabled = enabled
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = before
+        mkldnn.enabled = before
 
 
 @contextmanager
 def _fp32_precision(precision: str) -> Iterator[None]:
     """Set the precision of cuDNN's RNN and of matmul, which our projections use."""
-    rnn, matmul = torch.backends.cudnn.rnn, torch.backends.cuda.matmul
+    rnn: Any = torch.backends.cudnn.rnn
+    matmul: Any = torch.backends.cuda.matmul
     before = rnn.fp32_precision, matmul.fp32_precision
     rnn.fp32_precision = matmul.fp32_precision = precision
     try:
@@ -121,9 +124,7 @@ def _ours(name: str, precision: str | None = None) -> Settings:
 
 def _our_variants(device: str) -> list[str]:
     """Names of our own kernels that can run here; torch's two are measured as themselves."""
-    return [
-        row.name for row in lstm_fused.variants() if row.available and row.name.startswith(device)
-    ]
+    return [row.name for row in lstm_fused.variants() if row.available and row.device == device]
 
 
 def _cpu() -> list[Arm]:

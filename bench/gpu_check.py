@@ -232,13 +232,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if device.type == "cuda":
         os.environ.setdefault("LSTM_FUSED_BUILD", "cuda")
 
-    rows = [row for row in lstm_fused.variants() if row.name.startswith(device.type)]  # builds
+    # The first question for the variants is what builds the kernels.
+    kernels = [row for row in lstm_fused.variants() if row.device == device.type]
     stamp = machine.stamp(device, " ".join(["python -m bench.gpu_check", *(argv or sys.argv[1:])]))
     for key in ("device", "capability", "driver", "clocks", "torch", "cuda", "cudnn", "commit"):
         print(f"{key:<12}{stamp[key]}")
-    for row in rows:
-        print(f"{row.name:<12}{row.why_not or 'available'}")
-    if not any(row.available for row in rows):
+    for kernel in kernels:
+        print(f"{kernel.name:<12}{kernel.why_not or 'available'}")
+    if not any(kernel.available for kernel in kernels):
         print(
             f"no {device.type} variant can run here, so there is nothing to check", file=sys.stderr
         )

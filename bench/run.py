@@ -84,7 +84,13 @@ def measure(
     case: Case, candidates: Sequence[Arm], device: torch.device, threads: int, rounds: int
 ) -> list[dict[str, Any]]:
     """Rows of one case: one per arm, with its correctness and, if it is right, its time."""
-    rows, runners = prove(case, candidates, device, threads, reference(case, device))
+    try:
+        ref = reference(case, device)
+    except RuntimeError as error:  # out of memory, say: the next case may still fit
+        reason = f"no reference: {error}".split("\n")[0]
+        row = {"case": case.as_dict(), "arm": "all", "family": "none", "threads": threads}
+        return [row | {"status": "refused", "reason": reason}]
+    rows, runners = prove(case, candidates, device, threads, ref)
     meter = machine.Meter()
     try:
         timings, busy = interleave(runners, rounds, quiet=meter.quiet)

@@ -363,3 +363,13 @@ def test_gpu_needs_a_gpu(
         assert "torch finds no" in capsys.readouterr().err.replace(
             "torch finds none", "torch finds no"
         )
+
+
+def test_a_case_without_a_reference_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*_: object) -> None:
+        raise RuntimeError("out of memory\nand more")
+
+    monkeypatch.setattr(run, "reference", too_large)
+    (row,) = run.measure(TINY, [], CPU, threads=1, rounds=1)
+    assert (row["status"], row["reason"]) == ("refused", "no reference: out of memory")
+    assert "out of memory" in run.describe(row)
