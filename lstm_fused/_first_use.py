@@ -162,7 +162,9 @@ def run(plan: Plan, out: pathlib.Path, log: pathlib.Path) -> None:
     request = json.dumps(
         {
             "recipe": _build.__file__,
-            "path": sys.path,
+            "path": [
+                os.path.abspath(entry) for entry in sys.path
+            ],  # "" is our folder, not the child's
             "csrc": str(plan.csrc),
             "out": str(out),
             "toolkit": plan.toolkit and [str(plan.toolkit.home), plan.toolkit.version],
