@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,9 @@ TINY = Case("tiny", "odd", T=5, B=3, I=4, H=7)
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+def one_thread() -> None:
+    """A team of threads waits for each other on a busy machine; tests/conftest.py restores."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # Cases

@@ -23,6 +23,12 @@ CSV = HEADER + (
 )
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """A team of threads waits for each other on a busy machine; tests/conftest.py restores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def csv_file(tmp_path: Path) -> Path:
     path = tmp_path / "tweets.csv"
