@@ -93,6 +93,7 @@ WIDE = Case("wide", "weights larger than the second-level cache", T=2, B=2, I=8,
 LONG = Case("long", "errors add up over many steps", T=2048, B=1, I=2, H=4)
 BATCH_37 = Case("batch_37", "a batch that no tile divides", T=3, B=37, I=6, H=20)
 BATCH_1 = Case("batch_1", "matrix products become matrix-vector products", T=9, B=1, I=10, H=24)
+SUMS = Case("sums", "each element of dh sums 4H products", T=5, B=23, I=220, H=242)
 STEP = Case("step", "T = 1 with a real batch: a cell's call", T=1, B=6, I=9, H=16)
 EMPTY = Case("empty", "B = 0 is legal and returns empty tensors", T=3, B=0, I=4, H=5)
 WIDE_INPUT = Case("wide_input", "I much larger than H", T=3, B=2, I=300, H=7)
@@ -140,6 +141,7 @@ LAYER_CASES = (
     LONG,
     BATCH_37,
     BATCH_1,
+    SUMS,
     STEP,
     EMPTY,
     WIDE_INPUT,

@@ -8,7 +8,9 @@ difference, taken over the whole tensor and over each row, so that one bad row c
 another row on which the yardstick was worse.
 
 A row is a slice along the last dimension: one step of one batch element of y [T, B, P], one gate
-of one unit of a weight gradient [4H, I]. A tensor of one dimension is one row.
+of one unit of a weight gradient [4H, I]. Where that holds fewer than 16 numbers, a row takes in
+the dimensions before it until it holds 16: on one or two numbers a yardstick is exact by luck,
+and torch.nn.LSTM would fail beside itself with oneDNN turned off.
 
 The floor is 8 eps(dtype) of the largest |ref| of the tensor: roundings that nobody can avoid. In
 float64 the reference is its own yardstick, so the floor there is 64 eps. Below the smallest
@@ -28,6 +30,7 @@ from torch import Tensor
 
 _FLOOR_EPS = {torch.float64: 64.0}
 _FLOOR_EPS_DEFAULT = 8.0
+_ROW_AT_LEAST = 16
 
 
 class Verdict(NamedTuple):
@@ -97,7 +100,7 @@ def _judge(ours: Tensor, yard: Tensor, ref: Tensor) -> Verdict:
     floor = _FLOOR_EPS.get(dtype, _FLOOR_EPS_DEFAULT) * info.eps * max(magnitude, info.tiny)
 
     # Every row within its limit means that the whole tensor is within its own.
-    width = ref.shape[-1] if ref.dim() else 1
+    width = _row_width(ref.shape)
     mine, theirs = (_errors(t, ref).reshape(-1, width) for t in (ours, yard))
     allowed = 2.0 * theirs.amax(1) + floor
     ratios = mine.amax(1) / allowed
@@ -106,6 +109,16 @@ def _judge(ours: Tensor, yard: Tensor, ref: Tensor) -> Verdict:
     index = tuple(int(i) for i in torch.unravel_index(flat, ref.shape))
     got, limit = mine[row].max().item(), allowed[row].item()
     return Verdict(ratios[row].item(), f"row {row}", index, got, limit)
+
+
+def _row_width(shape: torch.Size) -> int:
+    """Numbers in a row of a tensor."""
+    width = 1
+    for size in reversed(shape):
+        width *= size
+        if width >= _ROW_AT_LEAST:
+            break
+    return width
 
 
 def _errors(value: Tensor, ref: Tensor) -> Tensor:

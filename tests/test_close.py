@@ -24,7 +24,7 @@ def rounded(ref: Tensor, dtype: torch.dtype, roundings: float, seed: int = 0) ->
 
 @pytest.fixture
 def ref() -> Tensor:
-    return torch.randn(6, 4, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return torch.randn(6, 4, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("dtype", LOW)
@@ -62,8 +62,19 @@ def test_one_wrong_row_cannot_hide_behind_another(ref: Tensor) -> None:
     ours[5, 1] += 0.01  # far below the yardstick's largest error
     assert (ours - ref).abs().max() < (yard - ref).abs().max()
     with pytest.raises(
-        AssertionError, match=r"y \[6, 4, 8\] torch.float32: row 21 is wrong; at \[5, 1, "
+        AssertionError, match=r"y \[6, 4, 16\] torch.float32: row 21 is wrong; at \[5, 1, "
     ):
+        assert_no_worse("y", ours, yard, ref)
+
+
+def test_a_narrow_row_reaches_back_until_it_holds_16_numbers() -> None:
+    ref = torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    yard, ours = ref.float(), ref.float()
+    yard[2, 1, 3] += 1e-3
+    ours[2, 3, 0] += 1e-3  # another slice of 4 numbers, the same row of 16
+    assert error_ratio(ours, yard, ref) <= 1
+    ours[3, 0, 0] += 1e-3  # the next row
+    with pytest.raises(AssertionError, match=r"row 3 is wrong; at \[3, 0, 0\]"):
         assert_no_worse("y", ours, yard, ref)
 
 
@@ -74,7 +85,7 @@ def test_positions_of_nan_and_infinity(ref: Tensor, planted: float) -> None:
     assert_no_worse("the same place", ours, yard, ref)
     ours[2, 1, 0] = -planted if math.isinf(planted) else 0.0
     with pytest.raises(
-        AssertionError, match=r"NaN or infinity \(1 of 192 elements\).*at \[2, 1, 0\]"
+        AssertionError, match=r"NaN or infinity \(1 of 384 elements\).*at \[2, 1, 0\]"
     ):
         assert_no_worse("y", ours, yard, ref)
     ours[2, 1, 0] = planted
@@ -100,7 +111,7 @@ def test_form_is_checked_before_numbers(ref: Tensor) -> None:
     yard = ref.float()
     with pytest.raises(AssertionError, match="y: dtype must be the yardstick's torch.float32"):
         assert_no_worse("y", ref, yard, ref)
-    with pytest.raises(AssertionError, match=r"y: shape must be \[6, 4, 8\].*got \[6, 4, 1\]"):
+    with pytest.raises(AssertionError, match=r"y: shape must be \[6, 4, 16\].*got \[6, 4, 1\]"):
         assert_no_worse("y", yard[..., :1], yard, ref)
     with pytest.raises(AssertionError, match="reference must be torch.float64"):
         assert_no_worse("y", yard, yard, yard)
