@@ -137,7 +137,8 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        inputs, saved = ctx.saved_tensors[:INPUTS], ctx.saved_tensors[INPUTS:]
+        tensors = ctx.saved_tensors  # once: each reading unpacks anew under saved_tensors_hooks
+        inputs, saved = tensors[:INPUTS], tensors[INPUTS:]
         wanted = ctx.needs_input_grad[2:]
         if all(g is None for g in grads):
             return (None,) * (INPUTS + 2)

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lstm_fused import check, composite
+from lstm_fused import check
 from lstm_fused.composite import Direction
-from lstm_fused.layer import layer as fused_layer
+from lstm_fused.layer import layer
 
-_COMPLEX = (torch.complex64, torch.complex128)
 _LOWERED = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -106,17 +105,16 @@ def _stack(
     batch_sizes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The layers one after the other; dropout on what all but the last put out."""
-    run = composite.layer if x.dtype in _COMPLEX else fused_layer
     if len(layers) == 1:
         h0, c0 = (None, None) if hx is None else hx
-        return run(x, h0, c0, layers[0], batch_sizes)
+        return layer(x, h0, c0, layers[0], batch_sizes)
     h_n, c_n = [], []
     for index, weights in enumerate(layers):
         if dropout and index:
             x = F.dropout(x, dropout)
         rows = slice(index * len(weights), (index + 1) * len(weights))
         h0, c0 = (None, None) if hx is None else (hx[0][rows], hx[1][rows])
-        x, h, c = run(x, h0, c0, weights, batch_sizes)
+        x, h, c = layer(x, h0, c0, weights, batch_sizes)
         h_n.append(h)
         c_n.append(c)
     return x, torch.cat(h_n), torch.cat(c_n)
@@ -169,8 +167,7 @@ def _cell(
     """A cell step is a layer with T = 1."""
     check.cell(input, hx, params)
     h0, c0 = (None, None) if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-    run = composite.layer if input.dtype in _COMPLEX else fused_layer
-    _, h, c = run(input.unsqueeze(0), h0, c0, [(*params, None)])
+    _, h, c = layer(input.unsqueeze(0), h0, c0, [(*params, None)])
     return h.squeeze(0), c.squeeze(0)
 
 

@@ -38,7 +38,7 @@ def layer(
     if name is None and x.device.type == "cpu" and x.dtype in ops.DTYPE_CODES and ops.available():
         code = dispatch.AUTOMATIC
     else:
-        name = dispatch.choose(_case(x, weights))
+        name = _choose(x, weights)
         if name == dispatch.COMPOSITE:
             return composite.layer(x, h0, c0, weights, batch_sizes)
         if name == dispatch.NATIVE:
@@ -57,15 +57,23 @@ def layer(
     return autograd.eager(x, h0, c0, flat, batch_sizes, code)
 
 
-def _case(x: Tensor, weights: Sequence[Direction]) -> dispatch.Case:
+def _choose(x: Tensor, weights: Sequence[Direction]) -> str:
     _, weight_hh, _, _, weight_hr = weights[0]
-    packed = x.dim() == 2
-    return dispatch.Case(
-        hidden_size=weight_hh.shape[0] // 4,
-        proj_size=0 if weight_hr is None else weight_hr.shape[0],
-        bidirectional=len(weights) == 2,
-        T=1 if packed else x.shape[0],
-        B=x.shape[0] if packed else x.shape[1],
-        dtype=x.dtype,
-        device=x.device.type,
+    fixed = (
+        weight_hh.shape[0] // 4,
+        0 if weight_hr is None else weight_hr.shape[0],
+        len(weights) == 2,
     )
+    if torch.compiler.is_compiling():
+        return _choose_for_any_length(*fixed, x.dtype, x.device.type)
+    T, B = (1, x.shape[0]) if x.dim() == 2 else (x.shape[0], x.shape[1])
+    return dispatch.choose(dispatch.Case(*fixed, T, B, x.dtype, x.device.type))
+
+
+@torch.compiler.assume_constant_result
+def _choose_for_any_length(
+    hidden_size: int, proj_size: int, bidirectional: bool, dtype: torch.dtype, device: str
+) -> str:
+    """The choice while tracing, when T and B may be symbols."""
+    case = dispatch.Case(hidden_size, proj_size, bidirectional, dtype=dtype, device=device)
+    return dispatch.choose(case)

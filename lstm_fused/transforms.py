@@ -89,7 +89,8 @@ class _LayerBackward(torch.autograd.Function):
             torch.ops.lstm_fused.layer_backward,
             grads,
             inputs,
-            saved,
+            # A sample of a stack may be a strided view; the kernels read gates and c as they lie.
+            [t.contiguous() for t in saved if t is not None],
             batch_sizes,
             variant,
             wanted,

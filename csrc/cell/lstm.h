@@ -31,10 +31,10 @@ struct LstmCell {
     const V i = gate[0], f = gate[1], g = gate[2], o = gate[3], one = V(1);
     const V tanh_c = tanh(c);
     h = o * tanh_c;
-    dc = dc + dh * o * (one - tanh_c * tanh_c);
+    dc = dc + dh * o * ((one - tanh_c) * (one + tanh_c));
     gate[0] = dc * g * i * (one - i);
     gate[1] = dc * c_prev * f * (one - f);
-    gate[2] = dc * i * (one - g * g);
+    gate[2] = dc * i * ((one - g) * (one + g));
     gate[3] = dh * h * (one - o);
     dc = dc * f;
   }

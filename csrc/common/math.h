@@ -1,5 +1,5 @@
 // Activation functions over a value type V: float, double, or a SIMD vector. A vector type brings
-// its own exp, expm1 and min_keep_nan (cpu/simd.inl.h); the scalars' are here.
+// its own exp, expm1, min_keep_nan and by_sign (cpu/simd.inl.h); the scalars' are here.
 #pragma once
 
 #include <cmath>
@@ -17,19 +17,27 @@ LF_FN double expm1(double x) { return ::expm1(x); }
 LF_FN float min_keep_nan(float x, float limit) { return x > limit ? limit : x; }
 LF_FN double min_keep_nan(double x, double limit) { return x > limit ? limit : x; }
 
-// exp overflows to infinity for x < -88.7 (float), and the quotient is then exactly 0.
+// x < 0 ? negative : other.
+LF_FN float by_sign(float x, float negative, float other) { return x < 0 ? negative : other; }
+LF_FN double by_sign(double x, double negative, double other) { return x < 0 ? negative : other; }
+
+// Both functions below end in "1 - something small" where they saturate, so that the last rounding,
+// half an ulp of 1, is their whole error there. It matters: their derivatives are s (1 - s) and
+// (1 - t)(1 + t), in which an error of t is divided by the little that is left of 1 - t.
+
 template <class V>
 LF_FN V sigmoid(V x) {
-  return V(1) / (V(1) + exp(V(0) - x));
+  const V e = exp(by_sign(x, x, V(0) - x)), r = V(1) / (V(1) + e);
+  return by_sign(x, e * r, V(1) - e * r);
 }
 
 // Through expm1, which keeps full relative accuracy near 0: 2 sigmoid(2x) - 1 is 2.4e-5 off at
-// x = 1e-3 in float. The limit keeps expm1 finite; exp(-80) is below half an ulp of 1 even in
-// double.
+// x = 1e-3 in float. The limit keeps expm1 finite; 2 exp(-80) is below half an ulp of 1 in double.
 template <class V>
 LF_FN V tanh(V x) {
-  const V e = expm1(min_keep_nan(V(-2) * x, V(80)));
-  return (V(0) - e) / (e + V(2));
+  const V e = expm1(min_keep_nan(V(2) * by_sign(x, V(0) - x, x), V(80))), r = V(1) / (e + V(2));
+  const V t = by_sign(e - V(1), e * r, V(1) - V(2) * r);
+  return by_sign(x, V(0) - t, t);
 }
 
 }  // namespace lf::LF_ISA

@@ -23,11 +23,17 @@ struct LayerForward {
   DType dtype;
   Dims d;
   const int64_t* offsets;            // [T + 1] on the host
+  int64_t I;                         // input size
+  const void* x;                     // [N, I]    dtype
+  const void* w_ih[kMaxDirections];  // [4, H, I] dtype
+  const void* b_ih[kMaxDirections];  // [4, H]    dtype, or nullptr: zeros
+  const void* b_hh[kMaxDirections];  // [4, H]    dtype, or nullptr: zeros
   const void* w_hh[kMaxDirections];  // [4, H, P] dtype
   const void* w_hr[kMaxDirections];  // [P, H]    dtype, or nullptr: no projection
   const void* h0;                    // [D, B, P] dtype, or nullptr: zeros
   const void* c0;                    // [D, B, H] state, or nullptr: zeros
-  void* gates;  // [D, N, 4, H] dtype, in: x W_ih^T + biases; out, if c is wanted: activations
+  void* gates;  // [D, N, 4, H] dtype, out, if c is wanted: activations. In, unless
+                // the variant projects the input: x W_ih^T + b_ih + b_hh
   void* y;      // [N, D, P] dtype
   void* h_n;    // [D, B, P] dtype
   void* c_n;    // [D, B, H] state

@@ -8,6 +8,7 @@ namespace lf {
 struct Variant {
   const char* name;  // "device.word"
   Device device;
+  bool projects_input;            // false: gates must hold the projected input
   const char* (*why_not_here)();  // why this machine or build cannot run it; nullptr: it can
   const char* (*why_not)(Cell, DType, const Dims&);  // why it refuses a case; nullptr: it takes it
   size_t (*forward_workspace)(const LayerForward&);

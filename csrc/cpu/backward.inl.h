@@ -74,49 +74,46 @@ struct BackwardStep {
   T* dh0;                // [B, P] or nullptr
 };
 
-// Gradient of the step's output for R rows and four vectors of columns.
+// What the step's output is owed by later steps, for R rows and four vectors of columns; false:
+// that is nothing. A tile never holds rows that go on and rows that end.
 template <class T, int R>
-LF_FN void output_gradient(const BackwardStep<T>& s, int64_t b, int64_t column,
-                           const int (&lanes)[4], Vec<T> (&acc)[R][4]) {
-  using V = Vec<T>;
-  const bool recurrent = b < s.continuing;  // a tile never holds rows of both kinds
-#pragma GCC unroll 6
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const int64_t at = column + j * V::kWidth;
-      acc[r][j] = s.dy ? V::load(s.dy + (b + r) * s.y_stride + at, lanes[j]) : V(0);
-      if (!recurrent && s.dh_n)
-        acc[r][j] = acc[r][j] + V::load(s.dh_n + (b + r) * s.P + at, lanes[j]);
-    }
-  if (!recurrent) return;
+LF_FN bool recurrent_gradient(const BackwardStep<T>& s, int64_t b, int64_t column,
+                              Tile<T, R>& product) {
+  if (b >= s.continuing) return false;
   const T* a[R];
-#pragma GCC unroll 6
   for (int r = 0; r < R; ++r) a[r] = s.dgates_next + (b + r) * 4 * s.H;
-  multiply<T, R>(acc, a, s.w_hh + column * 4 * s.H, 4 * s.H);
+  multiply<T, R>(product, a, s.w_hh + column * 4 * s.H, 4 * s.H);
+  return true;
 }
 
-// The cell's backward for R rows and four vectors of units.
-template <class T, class CellType, int R>
-LF_FN void cell_backward(const BackwardStep<T>& s, int64_t b, int64_t column, const int (&lanes)[4],
-                         const Vec<T> (&dh)[R][4]) {
+// The whole gradient of the output: one vector of it.
+template <class T>
+LF_FN Vec<T> output_gradient(const BackwardStep<T>& s, int64_t row, int64_t column, int lanes,
+                             const T* recurrent) {
   using V = Vec<T>;
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < 4; ++j) {
-      if (lanes[j] == 0) break;
-      const int n = lanes[j];
-      const int64_t unit = column + j * V::kWidth, at = (b + r) * s.H + unit;
-      V gate[4], h;
-      for (int g = 0; g < 4; ++g) gate[g] = V::load(s.gates + ((b + r) * 4 + g) * s.H + unit, n);
-      const V c_prev = b + r < s.continued ? V::load(s.c_prev + at, n)
-                       : s.c0              ? V::load(s.c0 + at, n)
-                                           : V(0);
-      V dc = V::load(s.dc + at, n);
-      CellType::backward(gate, c_prev, V::load(s.c + at, n), dh[r][j], dc, h);
-      dc.store(s.dc + at, n);
-      for (int g = 0; g < 4; ++g) gate[g].store(s.dgates + ((b + r) * 4 + g) * s.H + unit, n);
-      if (s.w_hr) h.store(s.h_cell + at, n);
-    }
+  const V dy = s.dy ? V::load(s.dy + row * s.y_stride + column, lanes) : V(0);
+  if (recurrent) return dy + V::load(recurrent);
+  return s.dh_n ? dy + V::load(s.dh_n + row * s.P + column, lanes) : dy;
+}
+
+// The cell's backward on one vector of units.
+template <class T, class CellType>
+LF_FN void cell_backward(const BackwardStep<T>& s, int64_t row, int64_t unit, int lanes,
+                         Vec<T> dh) {
+  using V = Vec<T>;
+  const int64_t at = row * s.H + unit;
+  const T* gates = s.gates + row * 4 * s.H + unit;
+  T* dgates = s.dgates + row * 4 * s.H + unit;
+  V gate[4], h, c_prev(0), dc = V::load(s.dc + at, lanes);
+  for (int g = 0; g < 4; ++g) gate[g] = V::load(gates + g * s.H, lanes);
+  if (row < s.continued)
+    c_prev = V::load(s.c_prev + at, lanes);
+  else if (s.c0)
+    c_prev = V::load(s.c0 + at, lanes);
+  CellType::backward(gate, c_prev, V::load(s.c + at, lanes), dh, dc, h);
+  dc.store(s.dc + at, lanes);
+  for (int g = 0; g < 4; ++g) gate[g].store(dgates + g * s.H, lanes);
+  if (s.w_hr) h.store(s.h_cell + at, lanes);
 }
 
 // Columns are units: there is no projection.
@@ -126,11 +123,17 @@ struct UnitGradientTile {
 
   template <int R>
   LF_FN void run(int64_t b, int64_t column) const {
-    Vec<T> acc[R][4];
+    Tile<T, R> product;
     int lanes[4];
     panel_lanes<T>(column, s.H, lanes);
-    output_gradient<T, R>(s, b, column, lanes, acc);
-    cell_backward<T, CellType, R>(s, b, column, lanes, acc);
+    const bool recurrent = recurrent_gradient<T, R>(s, b, column, product);
+    for (int r = 0; r < R; ++r)
+      for (int j = 0; j < 4 && lanes[j]; ++j) {
+        const int64_t unit = column + j * Vec<T>::kWidth;
+        const T* later = recurrent ? product.at[r][j] : nullptr;
+        cell_backward<T, CellType>(s, b + r, unit, lanes[j],
+                                   output_gradient(s, b + r, unit, lanes[j], later));
+      }
   }
 };
 
@@ -141,13 +144,16 @@ struct OutputGradientTile {
 
   template <int R>
   LF_FN void run(int64_t b, int64_t column) const {
-    Vec<T> acc[R][4];
+    Tile<T, R> product;
     int lanes[4];
     panel_lanes<T>(column, s.P, lanes);
-    output_gradient<T, R>(s, b, column, lanes, acc);
+    const bool recurrent = recurrent_gradient<T, R>(s, b, column, product);
     for (int r = 0; r < R; ++r)
-      for (int j = 0; j < 4; ++j)
-        acc[r][j].store(s.dh + (b + r) * s.P + column + j * Vec<T>::kWidth, lanes[j]);
+      for (int j = 0; j < 4 && lanes[j]; ++j) {
+        const int64_t at = column + j * Vec<T>::kWidth;
+        const T* later = recurrent ? product.at[r][j] : nullptr;
+        output_gradient(s, b + r, at, lanes[j], later).store(s.dh + (b + r) * s.P + at, lanes[j]);
+      }
   }
 };
 
@@ -158,18 +164,16 @@ struct ProjectedGradientTile {
 
   template <int R>
   LF_FN void run(int64_t b, int64_t column) const {
-    Vec<T> acc[R][4];
+    Tile<T, R> product;
     const T* a[R];
     int lanes[4];
     panel_lanes<T>(column, s.H, lanes);
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) {
-      a[r] = s.dh + (b + r) * s.P;
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) acc[r][j] = Vec<T>(0);
-    }
-    multiply<T, R>(acc, a, s.w_hr + column * s.P, s.P);
-    cell_backward<T, CellType, R>(s, b, column, lanes, acc);
+    for (int r = 0; r < R; ++r) a[r] = s.dh + (b + r) * s.P;
+    multiply<T, R>(product, a, s.w_hr + column * s.P, s.P);
+    for (int r = 0; r < R; ++r)
+      for (int j = 0; j < 4 && lanes[j]; ++j)
+        cell_backward<T, CellType>(s, b + r, column + j * Vec<T>::kWidth, lanes[j],
+                                   Vec<T>::load(product.at[r][j]));
   }
 };
 
@@ -180,18 +184,16 @@ struct InitialGradientTile {
 
   template <int R>
   LF_FN void run(int64_t b, int64_t column) const {
-    Vec<T> acc[R][4];
+    Tile<T, R> product;
     const T* a[R];
     int lanes[4];
     panel_lanes<T>(column, s.P, lanes);
-    for (int r = 0; r < R; ++r) {
-      a[r] = s.dgates + (b + r) * 4 * s.H;
-      for (int j = 0; j < 4; ++j) acc[r][j] = Vec<T>(0);
-    }
-    multiply<T, R>(acc, a, s.w_hh + column * 4 * s.H, 4 * s.H);
+    for (int r = 0; r < R; ++r) a[r] = s.dgates + (b + r) * 4 * s.H;
+    multiply<T, R>(product, a, s.w_hh + column * 4 * s.H, 4 * s.H);
     for (int r = 0; r < R; ++r)
       for (int j = 0; j < 4; ++j)
-        acc[r][j].store(s.dh0 + (b + r) * s.P + column + j * Vec<T>::kWidth, lanes[j]);
+        Vec<T>::load(product.at[r][j])
+            .store(s.dh0 + (b + r) * s.P + column + j * Vec<T>::kWidth, lanes[j]);
   }
 };
 

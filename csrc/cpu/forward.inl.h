@@ -1,8 +1,10 @@
 // The CPU scan, forward. Included once per ISA.
 //
-// Each step multiplies h of the step before by W_hh, panel by panel: the accumulators start as the
-// input's share of the gates, and the cell runs on them before they leave the registers. With a
-// projection the cell's output waits in h_cell for a second product, with W_hr.
+// A tile is a few rows and one vector of hidden units with their four gates. Where a step has rows
+// enough to fill tiles, it multiplies x by W_ih and h of the step before by W_hh, panel by panel,
+// and the cell runs on the sum while it is in L1. A few rows would read all of W_ih for little
+// work: then the input of a chunk of steps is projected at once, before these steps. With a
+// projection the cell's output waits in h_cell for a third product, with W_hr.
 #pragma once
 
 #include "contract/order.h"
@@ -16,35 +18,52 @@ namespace lf::LF_ISA {
 // products.
 constexpr int64_t kPackFromRows = 64;
 
+// Steps with fewer rows than this have their input projected in chunks of about kChunkRows rows.
+constexpr int64_t kFusedRows = 2 * kTileRows, kChunkRows = 48;
+
 template <class T>
 struct ForwardTask {
   const LayerForward* p;
   bool packed;
+  int64_t chunk;  // steps whose input is projected at once; 0: each step does it itself
   // Per direction, in the workspace:
+  T* w_ih[kMaxDirections];    // packed panels of gates
   T* w_hh[kMaxDirections];    // packed panels of gates
   T* w_hr[kMaxDirections];    // packed panels of rows
+  T* bias[kMaxDirections];    // [4, H]
   T* h_cell[kMaxDirections];  // [B, H]
+  T* gates[kMaxDirections];   // [chunk rows, 4, H]: if the caller wants no gates
   T* zeros;                   // [P]: the missing h0
   Barrier* barriers;
 };
+
+template <class T>
+static T* take(T* base, int64_t& used, int64_t elements) {
+  T* const place = base + used;
+  used += ceil_div(elements, 16) * 16;  // 64 bytes of the smallest type
+  return place;
+}
 
 // Lays the task out from `base` on; returns the elements used. base may be null to measure.
 template <class T>
 static int64_t plan_forward(const LayerForward& p, T* base, ForwardTask<T>& task) {
   const Dims& d = p.d;
+  const int64_t gate_panels = ceil_div(d.H, Vec<T>::kWidth);
   int64_t used = 0;
   task.p = &p;
   task.packed = d.N > kPackFromRows;
+  task.chunk = task.packed && d.B < kFusedRows ? ceil_div(kChunkRows, d.B) : 0;
   for (int64_t i = 0; i < d.D; ++i) {
-    const int64_t hh = task.packed ? ceil_div(d.H, Vec<T>::kWidth) * d.P * kPanel<T> : 0;
-    const int64_t hr = task.packed && p.w_hr[i] ? ceil_div(d.P, kPanel<T>) * d.H * kPanel<T> : 0;
-    task.w_hh[i] = base + used;
-    task.w_hr[i] = base + (used += hh);
-    task.h_cell[i] = base + (used += hr);
-    used += p.w_hr[i] ? ceil_div(d.B * d.H, 16) * 16 : 0;
+    task.w_ih[i] = take(base, used, task.packed ? gate_panels * p.I * kPanel<T> : 0);
+    task.w_hh[i] = take(base, used, task.packed ? gate_panels * d.P * kPanel<T> : 0);
+    task.w_hr[i] =
+        take(base, used, task.packed && p.w_hr[i] ? ceil_div(d.P, kPanel<T>) * d.H * kPanel<T> : 0);
+    task.bias[i] = take(base, used, 4 * d.H);
+    task.h_cell[i] = take(base, used, p.w_hr[i] ? d.B * d.H : 0);
+    task.gates[i] = take(base, used, p.c ? 0 : task.chunk * d.B * 4 * d.H);
   }
-  task.zeros = base + used;
-  return used + d.P;
+  task.zeros = take(base, used, d.P);
+  return used;
 }
 
 template <class T>
@@ -55,9 +74,13 @@ static void pack_forward(const void* task_, int member, int members) {
   for (int64_t i = 0; i < d.D; ++i) {
     const int64_t gate_panels = ceil_div(d.H, Vec<T>::kWidth);
     const int64_t row_panels = p.w_hr[i] ? ceil_div(d.P, kPanel<T>) : 0;
-    for (int64_t q = member; q < gate_panels; q += members)
-      pack_gates(static_cast<const T*>(p.w_hh[i]), d.H, d.P, q * Vec<T>::kWidth,
+    for (int64_t q = member; q < gate_panels; q += members) {
+      const int64_t unit = q * Vec<T>::kWidth;
+      pack_gates(static_cast<const T*>(p.w_ih[i]), d.H, p.I, unit,
+                 task.w_ih[i] + q * p.I * kPanel<T>);
+      pack_gates(static_cast<const T*>(p.w_hh[i]), d.H, d.P, unit,
                  task.w_hh[i] + q * d.P * kPanel<T>);
+    }
     for (int64_t q = member; q < row_panels; q += members)
       pack_rows(static_cast<const T*>(p.w_hr[i]), d.P, d.H, q * kPanel<T>,
                 task.w_hr[i] + q * d.H * kPanel<T>);
@@ -67,7 +90,10 @@ static void pack_forward(const void* task_, int member, int members) {
 // One step of one direction: where its rows lie.
 template <class T>
 struct ForwardStep {
-  int64_t H, P, y_stride;
+  int64_t I, H, P, y_stride;
+  const T* x;     // [rows, I], or nullptr: gates hold the projected input
+  const T* bias;  // [4, H]
+  const T* w_ih;
   const T* w_hh;  // packed or as given
   const T* w_hr;
   bool packed, multiply;  // multiply: some row has a state to multiply
@@ -84,14 +110,42 @@ struct ForwardStep {
   T* h_cell;   // [B, H] or nullptr: no projection
 };
 
-template <class T, int R>
-LF_FN void store_output(const ForwardStep<T>& s, int64_t b, int64_t column, const Vec<T> (&h)[R],
-                        int lanes) {
-  for (int r = 0; r < R; ++r) {
-    h[r].store(s.y + (b + r) * s.y_stride + column, lanes);
-    if (b + r >= s.continuing) h[r].store(s.h_n + (b + r) * s.P + column, lanes);
-  }
+template <class T>
+LF_FN void store_output(const ForwardStep<T>& s, int64_t row, int64_t column, Vec<T> h, int lanes) {
+  h.store(s.y + row * s.y_stride + column, lanes);
+  if (row >= s.continuing) h.store(s.h_n + row * s.P + column, lanes);
 }
+
+// a W^T for the gates of one vector of units.
+template <class T, int R>
+LF_FN void multiply_gates(const ForwardStep<T>& s, Tile<T, R>& out, const T* const (&a)[R],
+                          const T* w, int64_t unit, int lanes, int64_t K, bool add) {
+  if (s.packed)
+    multiply<T, R>(out, a, w + unit * 4 * K, K, add);
+  else
+    multiply_rows<T, R>(out, a, w + unit * K, s.H, {lanes, lanes, lanes, lanes}, K, add);
+}
+
+// gates = x W_ih^T + bias for up to kTileRows rows, which may be of several steps, and one vector
+// of units.
+template <class T>
+struct InputTile {
+  const ForwardStep<T>& s;
+
+  template <int R>
+  LF_FN void run(int64_t b, int64_t unit) const {
+    using V = Vec<T>;
+    const int lanes = s.H - unit < V::kWidth ? int(s.H - unit) : V::kWidth;
+    Tile<T, R> product;
+    const T* x[R];
+    for (int r = 0; r < R; ++r) x[r] = s.x + (b + r) * s.I;
+    multiply_gates(s, product, x, s.w_ih, unit, lanes, s.I, false);
+    for (int r = 0; r < R; ++r)
+      for (int g = 0; g < 4; ++g)
+        (V::load(s.bias + g * s.H + unit, lanes) + V::load(product.at[r][g]))
+            .store(s.gates + ((b + r) * 4 + g) * s.H + unit, lanes);
+  }
+};
 
 // The gates of up to kTileRows rows and one vector of units, and the cell on them.
 template <class T, class CellType>
@@ -102,37 +156,38 @@ struct GateTile {
   LF_FN void run(int64_t b, int64_t unit) const {
     using V = Vec<T>;
     const int lanes = s.H - unit < V::kWidth ? int(s.H - unit) : V::kWidth;
-    V gate[R][4];
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int g = 0; g < 4; ++g)
-        gate[r][g] = V::load(s.gates + ((b + r) * 4 + g) * s.H + unit, lanes);
+    Tile<T, R> product;
+    if (s.x) {
+      const T* x[R];
+      for (int r = 0; r < R; ++r) x[r] = s.x + (b + r) * s.I;
+      multiply_gates(s, product, x, s.w_ih, unit, lanes, s.I, false);
+    }
     if (s.multiply) {
       const T* h[R];
-#pragma GCC unroll 6
       for (int r = 0; r < R; ++r)
         h[r] = b + r < s.continued ? s.y_prev + (b + r) * s.y_stride : s.h0 + (b + r) * s.h0_stride;
-      if (s.packed)
-        multiply<T, R>(gate, h, s.w_hh + unit * 4 * s.P, s.P);
-      else
-        multiply_rows<T, R>(gate, h, s.w_hh + unit * s.P, s.H, {lanes, lanes, lanes, lanes}, s.P);
+      multiply_gates(s, product, h, s.w_hh, unit, lanes, s.P, s.x != nullptr);
     }
-    V h[R];
-#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
-      T* c_state = s.c_state + (b + r) * s.H + unit;
-      V c = V::load(c_state, lanes);
-      CellType::forward(gate[r], c, h[r]);
-      c.store(c_state, lanes);
-      if (s.c) {
-        c.store(s.c + (b + r) * s.H + unit, lanes);
-        for (int g = 0; g < 4; ++g)
-          gate[r][g].store(s.gates + ((b + r) * 4 + g) * s.H + unit, lanes);
+      const int64_t row = b + r;
+      T* gates = s.gates + row * 4 * s.H + unit;
+      const T* start = s.x ? s.bias + unit : gates;
+      V gate[4], h, c = V::load(s.c_state + row * s.H + unit, lanes);
+      for (int g = 0; g < 4; ++g) {
+        gate[g] = V::load(start + g * s.H, lanes);
+        if (s.x || s.multiply) gate[g] = gate[g] + V::load(product.at[r][g]);
       }
-      if (s.h_cell) h[r].store(s.h_cell + (b + r) * s.H + unit, lanes);
+      CellType::forward(gate, c, h);
+      c.store(s.c_state + row * s.H + unit, lanes);
+      if (s.c) {
+        c.store(s.c + row * s.H + unit, lanes);
+        for (int g = 0; g < 4; ++g) gate[g].store(gates + g * s.H, lanes);
+      }
+      if (s.h_cell)
+        h.store(s.h_cell + row * s.H + unit, lanes);
+      else
+        store_output(s, row, unit, h, lanes);
     }
-    if (!s.h_cell) store_output(s, b, unit, h, lanes);
   }
 };
 
@@ -144,25 +199,18 @@ struct ProjectTile {
   template <int R>
   LF_FN void run(int64_t b, int64_t column) const {
     using V = Vec<T>;
-    V acc[R][4];
+    Tile<T, R> product;
     const T* a[R];
     int lanes[4];
     panel_lanes<T>(column, s.P, lanes);
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) {
-      a[r] = s.h_cell + (b + r) * s.H;
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) acc[r][j] = V(0);
-    }
+    for (int r = 0; r < R; ++r) a[r] = s.h_cell + (b + r) * s.H;
     if (s.packed)
-      multiply<T, R>(acc, a, s.w_hr + column * s.H, s.H);
+      multiply<T, R>(product, a, s.w_hr + column * s.H, s.H);
     else
-      multiply_rows<T, R>(acc, a, s.w_hr + column * s.H, V::kWidth, lanes, s.H);
-    for (int j = 0; j < 4; ++j) {
-      V h[R];
-      for (int r = 0; r < R; ++r) h[r] = acc[r][j];
-      store_output(s, b, column + j * V::kWidth, h, lanes[j]);
-    }
+      multiply_rows<T, R>(product, a, s.w_hr + column * s.H, V::kWidth, lanes, s.H);
+    for (int r = 0; r < R; ++r)
+      for (int j = 0; j < 4; ++j)
+        store_output(s, b + r, column + j * V::kWidth, V::load(product.at[r][j]), lanes[j]);
   }
 };
 
@@ -180,11 +228,15 @@ static void scan_forward(const ForwardTask<T>& task, const Share& share, int64_t
   const int64_t column1 = row_panels * (share.part + 1) / share.parts * kPanel<T>;
   Barrier& barrier = task.barriers[share.barrier];
 
+  const T* x = static_cast<const T*>(p.x);
   ForwardStep<T> s{};
+  s.I = p.I;
   s.H = d.H;
   s.P = d.P;
   s.y_stride = d.D * d.P;
   s.packed = task.packed;
+  s.bias = task.bias[i];
+  s.w_ih = task.packed ? task.w_ih[i] : static_cast<const T*>(p.w_ih[i]);
   s.w_hh = task.packed ? task.w_hh[i] : static_cast<const T*>(p.w_hh[i]);
   s.w_hr = task.packed ? task.w_hr[i] : static_cast<const T*>(p.w_hr[i]);
   s.h0 = p.h0 ? static_cast<const T*>(p.h0) + i * d.B * d.P : task.zeros;
@@ -193,13 +245,27 @@ static void scan_forward(const ForwardTask<T>& task, const Share& share, int64_t
   s.h_n = static_cast<T*>(p.h_n) + i * d.B * d.P;
   s.h_cell = p.w_hr[i] ? task.h_cell[i] : nullptr;
 
+  // Where gates lie, and the row of the layer that comes first there.
+  T* gates = p.c ? static_cast<T*>(p.gates) + i * d.N * 4 * d.H : task.gates[i];
+  int64_t first_row = 0;
   for (int64_t step = 0; step < d.T; ++step) {
+    if (task.chunk && step % task.chunk == 0) {
+      const int64_t last = (step + task.chunk < d.T ? step + task.chunk : d.T) - 1;
+      const int64_t begin = p.offsets[order.reverse ? order.t(last) : step];
+      const int64_t end = p.offsets[(order.reverse ? order.t(step) : last) + 1];
+      if (!p.c) first_row = begin;
+      s.x = x + begin * p.I;
+      s.gates = gates + (begin - first_row) * 4 * d.H;
+      for (int64_t unit = unit0; unit < unit1; unit += units)
+        for_rows(InputTile<T>{s}, 0, end - begin, unit);
+    }
     const int64_t row = order.first_row(step), rows = order.rows(step);
     const int64_t b1 = rows < share.b1 ? rows : share.b1;
+    s.x = task.chunk ? nullptr : x + row * p.I;
     s.y_prev =
         step ? static_cast<T*>(p.y) + order.first_row(step - 1) * s.y_stride + i * d.P : nullptr;
     s.y = static_cast<T*>(p.y) + row * s.y_stride + i * d.P;
-    s.gates = static_cast<T*>(p.gates) + (i * d.N + row) * 4 * d.H;
+    s.gates = s.x && !p.c ? nullptr : gates + (row - first_row) * 4 * d.H;
     s.c = p.c ? static_cast<T*>(p.c) + (i * d.N + row) * d.H : nullptr;
     s.continued = order.continued(step);
     s.continuing = order.continuing(step);
@@ -237,6 +303,10 @@ static void forward_of(const LayerForward& p, const Context& context) {
   plan_forward(p, static_cast<T*>(context.workspace), task);
   task.barriers = barriers;
   std::memset(task.zeros, 0, d.P * sizeof(T));
+  for (int64_t i = 0; i < d.D; ++i)
+    for (int64_t k = 0; k < 4 * d.H; ++k)
+      task.bias[i][k] = (p.b_ih[i] ? static_cast<const T*>(p.b_ih[i])[k] : T(0)) +
+                        (p.b_hh[i] ? static_cast<const T*>(p.b_hh[i])[k] : T(0));
   const size_t state = d.D * d.B * d.H * sizeof(T);
   if (p.c0)
     std::memcpy(p.c_n, p.c0, state);

@@ -54,6 +54,7 @@ static const char* why_not_here() {
 
 const Variant cpu_avx2{"cpu.avx2",
                        Device::cpu,
+                       true,
                        why_not_here,
                        avx2::why_not,
                        avx2::forward_workspace,
@@ -69,8 +70,8 @@ namespace lf {
 
 static const char* why_not_here() { return "this CPU is not an x86-64"; }
 
-const Variant cpu_avx2{"cpu.avx2", Device::cpu, why_not_here, nullptr,
-                       nullptr,    nullptr,     nullptr,      nullptr};
+const Variant cpu_avx2{"cpu.avx2", Device::cpu, true,    why_not_here, nullptr,
+                       nullptr,    nullptr,     nullptr, nullptr};
 
 }  // namespace lf
 

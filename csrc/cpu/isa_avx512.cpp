@@ -52,6 +52,7 @@ static const char* why_not_here() {
 
 const Variant cpu_avx512{"cpu.avx512",
                          Device::cpu,
+                         true,
                          why_not_here,
                          avx512::why_not,
                          avx512::forward_workspace,
@@ -67,8 +68,8 @@ namespace lf {
 
 static const char* why_not_here() { return "this CPU is not an x86-64"; }
 
-const Variant cpu_avx512{"cpu.avx512", Device::cpu, why_not_here, nullptr,
-                         nullptr,      nullptr,     nullptr,      nullptr};
+const Variant cpu_avx512{"cpu.avx512", Device::cpu, true,    why_not_here, nullptr,
+                         nullptr,      nullptr,     nullptr, nullptr};
 
 }  // namespace lf
 

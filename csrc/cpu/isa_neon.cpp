@@ -19,6 +19,7 @@ static const char* why_not_here() { return nullptr; }
 
 const Variant cpu_neon{"cpu.neon",
                        Device::cpu,
+                       true,
                        why_not_here,
                        neon::why_not,
                        neon::forward_workspace,
@@ -34,8 +35,8 @@ namespace lf {
 
 static const char* why_not_here() { return "this CPU is not an AArch64"; }
 
-const Variant cpu_neon{"cpu.neon", Device::cpu, why_not_here, nullptr,
-                       nullptr,    nullptr,     nullptr,      nullptr};
+const Variant cpu_neon{"cpu.neon", Device::cpu, true,    why_not_here, nullptr,
+                       nullptr,    nullptr,     nullptr, nullptr};
 
 }  // namespace lf
 

@@ -33,7 +33,7 @@ struct FloatBits<double> {
   static constexpr int kMantissa = 52, kTerms = 13;  // r^14/14! < 4.2e-18
   static constexpr double kMagic = 6755399441055744.0 + 1023.0;
   static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
-  static constexpr double kLowest = -708., kHighest = 709.9;
+  static constexpr double kLowest = -709., kHighest = 709.9;
 };
 
 template <class T>
@@ -108,6 +108,11 @@ LF_FN Vec<T> min_keep_nan(Vec<T> x, Vec<T> limit) {
 template <class T>
 LF_FN Vec<T> max_keep_nan(Vec<T> x, Vec<T> limit) {
   return x.v < limit.v ? limit.v : x.v;
+}
+
+template <class T>
+LF_FN Vec<T> by_sign(Vec<T> x, Vec<T> negative, Vec<T> other) {
+  return x.v < Vec<T>(0).v ? negative.v : other.v;
 }
 
 // 1/2, 1/3!, ..., 1/k!: after r, the Taylor series of expm1.

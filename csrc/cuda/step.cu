@@ -258,6 +258,7 @@ namespace lf {
 
 const Variant cuda_step{"cuda.step",
                         Device::cuda,
+                        false,
                         cuda::why_not_here,
                         cuda::why_not,
                         cuda::forward_workspace,

@@ -1,5 +1,6 @@
 // Backward of one layer: the variant turns the saved gates into their gradients, then large
 // products over all rows give the gradients of the input and the weights.
+#include <algorithm>
 #include <cstring>
 
 #include "ops/layer.h"
@@ -69,35 +70,89 @@ Tensor weight_hh_gradient(const Layer& layer, const Tensor& dgates, const Tensor
   return dw;
 }
 
-Backward backward(const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
-                  const Tensor& x, const OptionalTensor& h0_given, const OptionalTensor& c0_given,
-                  const Layer& layer, const Tensor& y_given, const Tensor& gates, const Tensor& c,
-                  int64_t cell, int64_t needs, bool overwrite) {
+// The weights' gradients of one direction; empty where they are not wanted.
+struct Gradients {
+  OptionalTensor w_ih, w_hh, bias, w_hr;
+};
+
+Gradients weight_gradients(const Layer& layer, const Tensor& dgates, const Tensor& y,
+                           const OptionalTensor& h0, const OptionalTensor& dh,
+                           const OptionalTensor& h_cell, int64_t i, int64_t needs) {
+  const Dims& d = layer.d;
+  const int64_t gates = 4 * d.H, dimension = 0;
+  Gradients g;
+  if (needs & kWih) {
+    g.w_ih = empty(y, {gates, layer.I}, layer.dtype);
+    mm(*g.w_ih, transposed(dgates), layer.x);
+  }
+  if (needs & kWhh) g.w_hh = weight_hh_gradient(layer, dgates, y, h0, i);
+  if (needs & kBias)
+    g.bias = torch::stable::sum(dgates, torch::headeronly::IntHeaderOnlyArrayRef(&dimension, 1));
+  if (needs & kWhr && dh) {
+    g.w_hr = empty(y, {d.P, d.H}, layer.dtype);
+    mm(*g.w_hr, transposed(matrix(*dh, d.N, d.P, i * d.N * d.P)),
+       matrix(*h_cell, d.N, d.H, i * d.N * d.H));
+  }
+  return g;
+}
+
+OptionalTensor input_gradient(const Layer& layer, const Tensor& dgates) {
+  const Dims& d = layer.d;
+  const int64_t gates = 4 * d.H;
+  const Tensor dx = empty(dgates, {d.N, layer.I}, layer.dtype);
+  mm(dx, matrix(dgates, d.N, gates), layer.directions[0].w_ih);
+  if (d.D == 2) addmm(dx, dx, matrix(dgates, d.N, gates, d.N * gates), layer.directions[1].w_ih);
+  return dx;
+}
+
+void check_saved(const Layer& layer, const OptionalTensor& dy, const Tensor& y, const Tensor& gates,
+                 const Tensor& c) {
+  const Dims& d = layer.d;
+  const int64_t outputs = d.N * d.D * d.P;
+  STD_TORCH_CHECK(gates.numel() == d.D * d.N * 4 * d.H && dtype_of(gates) == layer.dtype &&
+                      gates.is_contiguous() && c.numel() == d.D * d.N * d.H &&
+                      dtype_of(c) == state_dtype(layer.dtype) && c.is_contiguous(),
+                  "gates and c must be what layer_forward returned with save = True");
+  STD_TORCH_CHECK(y.numel() == outputs && (!dy || dy->numel() == outputs),
+                  "y and dy must have N*D*P = ", outputs, " elements, got ", y.numel(), " and ",
+                  dy ? dy->numel() : 0);
+}
+
+}  // namespace
+
+template <bool kOverwrite>
+Backward layer_backward(const OptionalTensor& dy_given, const OptionalTensor& dh_n_given,
+                        const OptionalTensor& dc_n_given, const Tensor& x,
+                        const OptionalTensor& h0_given, const OptionalTensor& c0_given,
+                        const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& w_hr,
+                        const OptionalTensor& w_ih_reverse, const OptionalTensor& w_hh_reverse,
+                        const OptionalTensor& w_hr_reverse, const Tensor& y_given,
+                        const Tensor& gates, const Tensor& c, const OptionalTensor& batch_sizes,
+                        int64_t cell, int64_t variant, int64_t needs) {
+  const OptionalTensor no_bias;
+  const Layer layer = make_layer(x, {w_ih, w_hh, no_bias, no_bias, w_hr},
+                                 {w_ih_reverse, w_hh_reverse, no_bias, no_bias, w_hr_reverse},
+                                 batch_sizes, cell, variant);
   const Dims& d = layer.d;
   const DType dtype = layer.dtype, state = state_dtype(dtype);
-  const int64_t gate_columns = 4 * d.H;
-  const bool projects = bool(layer.directions[0].w_hr);
   check_state("h0", h0_given, d, d.P);
   check_state("c0", c0_given, d, d.H);
-  check_state("dh_n", dh_n, d, d.P);
-  check_state("dc_n", dc_n, d, d.H);
-  STD_TORCH_CHECK(gates.numel() == d.D * d.N * gate_columns && dtype_of(gates) == dtype &&
-                      gates.is_contiguous() && c.numel() == d.D * d.N * d.H &&
-                      dtype_of(c) == state && c.is_contiguous(),
-                  "gates and c must be what layer_forward returned with save = True");
-  STD_TORCH_CHECK(y_given.numel() == d.N * d.D * d.P && (!dy || dy->numel() == y_given.numel()),
-                  "y and dy must have N*D*P = ", d.N * d.D * d.P, " elements, got ",
-                  y_given.numel(), " and ", dy ? dy->numel() : 0);
+  check_state("dh_n", dh_n_given, d, d.P);
+  check_state("dc_n", dc_n_given, d, d.H);
+  check_saved(layer, dy_given, y_given, gates, c);
 
   const OptionalTensor h0 = prepare(h0_given, dtype), c0 = prepare(c0_given, state);
-  const OptionalTensor dy_ready = prepare(dy, dtype), dh_n_ready = prepare(dh_n, dtype);
-  const OptionalTensor dc_n_ready = prepare(dc_n, state);
-  const Tensor y = prepare(y_given, dtype), none = empty(x, {0}, layer.storage);
-  const Tensor dgates = overwrite ? gates : empty(x, {d.D, d.N, 4, d.H}, dtype);
-  const Tensor dh0 = needs & kH0 ? empty(x, {d.D, d.B, d.P}, dtype) : none;
+  const OptionalTensor dy = prepare(dy_given, dtype), dh_n = prepare(dh_n_given, dtype);
+  const OptionalTensor dc_n = prepare(dc_n_given, state);
+  const Tensor y = prepare(y_given, dtype);
+  const Tensor dgates = kOverwrite ? gates : empty(x, {d.D, d.N, 4, d.H}, dtype);
   const Tensor dc0 = empty(x, {d.D, d.B, d.H}, state);
-  const Tensor dh = projects ? empty(x, {d.D, d.N, d.P}, dtype) : none;
-  const Tensor h_cell = projects ? empty(x, {d.D, d.N, d.H}, dtype) : none;
+  OptionalTensor dh0, dh, h_cell;
+  if (needs & kH0) dh0 = empty(x, {d.D, d.B, d.P}, dtype);
+  if (w_hr) {
+    dh = empty(x, {d.D, d.N, d.P}, dtype);
+    h_cell = empty(x, {d.D, d.N, d.H}, dtype);
+  }
 
   LayerBackward p{};
   p.cell = Cell(cell);
@@ -111,68 +166,36 @@ Backward backward(const OptionalTensor& dy, const OptionalTensor& dh_n, const Op
   p.c0 = data(c0);
   p.gates = gates.const_data_ptr();
   p.c = c.const_data_ptr();
-  p.dy = data(dy_ready);
-  p.dh_n = data(dh_n_ready);
-  p.dc_n = data(dc_n_ready);
+  p.dy = data(dy);
+  p.dh_n = data(dh_n);
+  p.dc_n = data(dc_n);
   p.dgates = data(dgates);
-  p.dh0 = needs & kH0 ? data(dh0) : nullptr;
+  p.dh0 = dh0 ? data(*dh0) : nullptr;
   p.dc0 = data(dc0);
-  p.dh = data(dh);
-  p.h_cell = data(h_cell);
+  p.dh = dh ? data(*dh) : nullptr;
+  p.h_cell = h_cell ? data(*h_cell) : nullptr;
   const Run run(x, layer.variant->backward_workspace(p));
   if (d.N > 0) layer.variant->backward(p, run.context());
 
-  Tensor dx = needs & kX ? empty(x, {d.N, layer.I}, dtype) : none;
-  Tensor dw[kMaxDirections][4] = {{none, none, none, none}, {none, none, none, none}};
-  for (int64_t i = 0; i < d.D; ++i) {
-    const Direction& w = layer.directions[i];
-    const Tensor rows = matrix(dgates, d.N, gate_columns, i * d.N * gate_columns);
-    if (needs & kX && i == 0) mm(dx, rows, w.w_ih);
-    if (needs & kX && i == 1) addmm(dx, dx, rows, w.w_ih);
-    if (needs & kWih) {
-      dw[i][0] = empty(x, {gate_columns, layer.I}, dtype);
-      mm(dw[i][0], transposed(rows), layer.x);
-    }
-    if (needs & kWhh) dw[i][1] = weight_hh_gradient(layer, rows, y, h0, i);
-    if (needs & kBias) {
-      const int64_t dimension = 0;
-      dw[i][2] = torch::stable::sum(rows, torch::headeronly::IntHeaderOnlyArrayRef(&dimension, 1));
-    }
-    if (needs & kWhr && projects) {
-      dw[i][3] = empty(x, {d.P, d.H}, dtype);
-      mm(dw[i][3], transposed(matrix(dh, d.N, d.P, i * d.N * d.P)),
-         matrix(h_cell, d.N, d.H, i * d.N * d.H));
-    }
-  }
-  if (needs & kX && x.dim() == 3) dx = view(dx, {d.T, d.B, layer.I}, {d.B * layer.I, layer.I, 1});
-  const auto out = [&](const Tensor& t) { return prepare(t, layer.storage); };
-  return {out(dx),       out(dh0),      needs & kC0 ? out(dc0) : none,
-          out(dw[0][0]), out(dw[0][1]), out(dw[0][2]),
-          out(dw[0][3]), out(dw[1][0]), out(dw[1][1]),
-          out(dw[1][2]), out(dw[1][3])};
+  OptionalTensor dx;
+  if (needs & kX) dx = input_gradient(layer, dgates);
+  if (dx && x.dim() == 3)
+    dx = view(*dx, {d.T, d.B, layer.I}, {std::max<int64_t>(d.B, 1) * layer.I, layer.I, 1});
+  Gradients g[kMaxDirections];
+  for (int64_t i = 0; i < d.D; ++i)
+    g[i] = weight_gradients(layer, matrix(dgates, d.N, 4 * d.H, i * d.N * 4 * d.H), y, h0, dh,
+                            h_cell, i, needs);
+  // Each empty result is a tensor of its own: an op must not return one tensor twice.
+  const auto out = [&](const OptionalTensor& t) {
+    return t ? prepare(*t, layer.storage) : empty(x, {0}, layer.storage);
+  };
+  return {out(dx),        out(dh0),       needs & kC0 ? out(dc0) : out(std::nullopt),
+          out(g[0].w_ih), out(g[0].w_hh), out(g[0].bias),
+          out(g[0].w_hr), out(g[1].w_ih), out(g[1].w_hh),
+          out(g[1].bias), out(g[1].w_hr)};
 }
 
-}  // namespace
-
-#define LF_PARAMETERS                                                                          \
-  const OptionalTensor &dy, const OptionalTensor &dh_n, const OptionalTensor &dc_n,            \
-      const Tensor &x, const OptionalTensor &h0, const OptionalTensor &c0, const Tensor &w_ih, \
-      const Tensor &w_hh, const OptionalTensor &w_hr, const OptionalTensor &w_ih_reverse,      \
-      const OptionalTensor &w_hh_reverse, const OptionalTensor &w_hr_reverse, const Tensor &y, \
-      const Tensor &gates, const Tensor &c, const OptionalTensor &batch_sizes, int64_t cell,   \
-      int64_t variant, int64_t needs
-#define LF_LAYER                                \
-  make_layer(x, {w_ih, w_hh, none, none, w_hr}, \
-             {w_ih_reverse, w_hh_reverse, none, none, w_hr_reverse}, batch_sizes, cell, variant)
-
-static const OptionalTensor none;
-
-Backward layer_backward(LF_PARAMETERS) {
-  return backward(dy, dh_n, dc_n, x, h0, c0, LF_LAYER, y, gates, c, cell, needs, false);
-}
-
-Backward layer_backward_(LF_PARAMETERS) {
-  return backward(dy, dh_n, dc_n, x, h0, c0, LF_LAYER, y, gates, c, cell, needs, true);
-}
+template decltype(layer_backward<false>) layer_backward<false>;
+template decltype(layer_backward<true>) layer_backward<true>;
 
 }  // namespace lf::ops

@@ -1,4 +1,7 @@
-// Forward of one layer: project the input by one large product, then let the variant run the scan.
+// Forward of one layer: project the input by one large product, unless the variant does so itself,
+// then let the variant run the scan.
+#include <algorithm>
+
 #include "ops/layer.h"
 #include "ops/ops.h"
 
@@ -34,7 +37,8 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
   check_state("c0", c0, d, d.H);
 
   const DType state = state_dtype(layer.dtype);
-  const Tensor gates = empty(x, {d.D, d.N, 4, d.H}, layer.dtype);
+  const bool project = !layer.variant->projects_input;
+  const Tensor gates = empty(x, {project || save ? d.D : 0, d.N, 4, d.H}, layer.dtype);
   const Tensor c = empty(x, {save ? d.D : 0, d.N, d.H}, state);
   const Tensor y = empty(x, {d.N, d.D * d.P}, layer.dtype);
   const Tensor h_n = empty(x, {d.D, d.B, d.P}, layer.dtype);
@@ -46,8 +50,13 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
   p.dtype = layer.dtype;
   p.d = d;
   p.offsets = layer.offsets.data();
+  p.I = layer.I;
+  p.x = layer.x.const_data_ptr();
   for (int64_t i = 0; i < d.D; ++i) {
     const Direction& w = layer.directions[i];
+    p.w_ih[i] = w.w_ih.const_data_ptr();
+    p.b_ih[i] = data(w.b_ih);
+    p.b_hh[i] = data(w.b_hh);
     p.w_hh[i] = w.w_hh.const_data_ptr();
     p.w_hr[i] = data(w.w_hr);
   }
@@ -61,12 +70,13 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
 
   if (d.N > 0) {
     const Run run(x, layer.variant->forward_workspace(p));
-    for (int64_t i = 0; i < d.D; ++i)
+    for (int64_t i = 0; project && i < d.D; ++i)
       project_input(layer, layer.directions[i], matrix(gates, d.N, gate_rows, i * d.N * gate_rows));
     layer.variant->forward(p, run.context());
   }
-  const Tensor shaped =
-      x.dim() == 3 ? view(y, {d.T, d.B, d.D * d.P}, {d.B * d.D * d.P, d.D * d.P, 1}) : y;
+  const Tensor shaped = x.dim() == 3 ? view(y, {d.T, d.B, d.D * d.P},
+                                            {std::max<int64_t>(d.B, 1) * d.D * d.P, d.D * d.P, 1})
+                                     : y;
   return {prepare(shaped, layer.storage), prepare(h_n, layer.storage), prepare(c_n, layer.storage),
           save ? gates : empty(x, {0}, layer.dtype), c};
 }

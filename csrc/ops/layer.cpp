@@ -46,6 +46,9 @@ std::vector<int64_t> offsets_of(const Tensor& x, const OptionalTensor& batch_siz
   for (int64_t t = 0; t < batch_sizes->size(0); ++t) {
     STD_TORCH_CHECK(sizes[t] > 0 && (t == 0 || sizes[t] <= sizes[t - 1]),
                     "batch_sizes must be positive and never grow, got ", sizes[t], " at step ", t);
+    // Compared before it is added, as a sum of large sizes could wrap around to the right one.
+    STD_TORCH_CHECK(sizes[t] <= x.size(0) - offsets.back(), "batch_sizes must add up to the ",
+                    x.size(0), " rows of x, got more by step ", t);
     offsets.push_back(offsets.back() + sizes[t]);
   }
   STD_TORCH_CHECK(offsets.back() == x.size(0), "batch_sizes must add up to the ", x.size(0),

@@ -27,6 +27,8 @@ enum Need : int64_t { kX = 1, kH0 = 2, kC0 = 4, kWih = 8, kWhh = 16, kBias = 32,
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
                             Tensor, Tensor>;
 
+// kOverwrite: the gradients of the gates are written over the gates.
+template <bool kOverwrite>
 Backward layer_backward(const OptionalTensor& dy, const OptionalTensor& dh_n,
                         const OptionalTensor& dc_n, const Tensor& x, const OptionalTensor& h0,
                         const OptionalTensor& c0, const Tensor& w_ih, const Tensor& w_hh,
@@ -35,15 +37,5 @@ Backward layer_backward(const OptionalTensor& dy, const OptionalTensor& dh_n,
                         const Tensor& y, const Tensor& gates, const Tensor& c,
                         const OptionalTensor& batch_sizes, int64_t cell, int64_t variant,
                         int64_t needs);
-
-// The same, writing the gradients of the gates over the gates.
-Backward layer_backward_(const OptionalTensor& dy, const OptionalTensor& dh_n,
-                         const OptionalTensor& dc_n, const Tensor& x, const OptionalTensor& h0,
-                         const OptionalTensor& c0, const Tensor& w_ih, const Tensor& w_hh,
-                         const OptionalTensor& w_hr, const OptionalTensor& w_ih_reverse,
-                         const OptionalTensor& w_hh_reverse, const OptionalTensor& w_hr_reverse,
-                         const Tensor& y, const Tensor& gates, const Tensor& c,
-                         const OptionalTensor& batch_sizes, int64_t cell, int64_t variant,
-                         int64_t needs);
 
 }  // namespace lf::ops

@@ -27,11 +27,11 @@ STABLE_TORCH_LIBRARY(lstm_fused, m) {
   m.def("layer_backward_" LF_BACKWARD("Tensor(a!)"));
 }
 
-#define LF_IMPLEMENT(m)                                          \
-  m.impl("layer", TORCH_BOX(&lf::ops::layer_forward));           \
-  m.impl("layer_forward", TORCH_BOX(&lf::ops::layer_forward));   \
-  m.impl("layer_backward", TORCH_BOX(&lf::ops::layer_backward)); \
-  m.impl("layer_backward_", TORCH_BOX(&lf::ops::layer_backward_))
+#define LF_IMPLEMENT(m)                                                 \
+  m.impl("layer", TORCH_BOX(&lf::ops::layer_forward));                  \
+  m.impl("layer_forward", TORCH_BOX(&lf::ops::layer_forward));          \
+  m.impl("layer_backward", TORCH_BOX(&lf::ops::layer_backward<false>)); \
+  m.impl("layer_backward_", TORCH_BOX(&lf::ops::layer_backward<true>))
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) { LF_IMPLEMENT(m); }
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) { LF_IMPLEMENT(m); }
