@@ -34,9 +34,12 @@ PYTHON_ORDER = (
     ("_load",),
     ("composite",),
     ("check",),
-    ("variant",),
+    ("_proven",),
     ("ops",),
+    ("dispatch",),
+    ("native",),
     ("autograd",),
+    ("transforms",),
     ("layer",),
     ("functional",),
     ("nn",),
@@ -302,10 +305,13 @@ def _identifier(node: ast.AST) -> str:
 
 @pytest.mark.parametrize("path", python_sources(ROOT / "tests"), ids=lambda p: p.name)
 def test_tests_neither_swallow_errors_nor_print(path: Path) -> None:
+    lines = path.read_text().splitlines()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ExceptHandler):
             caught = "" if node.type is None else ast.unparse(node.type)
-            broad = caught in ("", "Exception", "BaseException")
+            # Whoever compares two libraries' errors must catch any; the line then says so.
+            reasoned = re.search(r"# noqa: BLE001 - \w+ \w+", lines[node.lineno - 1])
+            broad = caught in ("", "Exception", "BaseException") and not reasoned
             assert not broad, f"{path.name}:{node.lineno}: except {caught}"
             only_pass = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
             assert not only_pass, f"{path.name}:{node.lineno}: except: pass"
