@@ -40,6 +40,7 @@ def when_loaded(action: Callable[[], None]) -> None:
     _when_loaded.append(action)
 
 
+@torch.compiler.assume_constant_result
 def available() -> bool:
     """Whether the compiled ops are there; finds or builds them at the first call."""
     global _registered

@@ -81,10 +81,10 @@ def test_opcheck_of_the_forward(case: Case, dtype: torch.dtype) -> None:
 @dtypes
 @pytest.mark.parametrize("case", CHECKED)
 def test_opcheck_of_the_op_with_gradients(case: Case, dtype: torch.dtype) -> None:
-    arguments = forward_arguments(case, dtype)
-    for t in arguments[:13]:
-        if t is not None:
-            t.requires_grad_()
+    arguments = [
+        t.clone().requires_grad_() if isinstance(t, Tensor) and t.is_floating_point() else t
+        for t in forward_arguments(case, dtype)
+    ]
     torch.library.opcheck(torch.ops.lstm_fused.layer.default, tuple(arguments))
 
 
