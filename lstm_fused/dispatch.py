@@ -24,6 +24,15 @@ KERNELS = ("cuda.step", "cpu.avx512", "cpu.avx2", "cpu.neon", "cpu.generic")
 NATIVE, COMPOSITE = "torch.native", "torch.composite"
 NAMES = (*KERNELS, NATIVE, COMPOSITE)
 AUTOMATIC = -1
+ABOUT = {
+    "cuda.step": "one matrix product and one gate kernel per time step; fp16, bf16, fp32, fp64",
+    "cpu.avx512": "fused scan, 6 x 64 tiles; fp32, fp64, and bf16, fp16 as storage",
+    "cpu.avx2": "fused scan, 3 x 32 tiles; fp32, fp64, and bf16, fp16 as storage",
+    "cpu.neon": "fused scan, 6 x 16 tiles; fp32, fp64, and bf16, fp16 as storage",
+    "cpu.generic": "the same scan for any CPU, 3 x 16 tiles",
+    NATIVE: "torch's own LSTM (cuDNN, oneDNN, ATen): the yardstick",
+    COMPOSITE: "plain PyTorch ops: any device, any dtype, differentiable to any order",
+}
 
 
 class Variant(NamedTuple):
@@ -162,6 +171,18 @@ def case_of(module: nn.Module) -> Case:
         dtype=weight.dtype,
         device=str(weight.device),
     )
+
+
+def support_table() -> str:
+    """The variants as the Markdown table of the README: the same on every machine."""
+    lines = ["| variant | what it is | chosen by itself |", "|---|---|---|"]
+    for name in NAMES:
+        devices = [device for device in ("cpu", "cuda") if name in default(device)]
+        when = " and ".join(f"on {device.upper()}" for device in devices)
+        if name == COMPOSITE:
+            when = "where nothing is built, and on other devices"
+        lines.append(f"| `{name}` | {ABOUT[name]} | {when or 'no: not yet proven on a GPU'} |")
+    return "\n".join(lines)
 
 
 def _precision(backend: Any) -> str:

@@ -21,7 +21,7 @@ struct alignas(64) Tile {
 
 // Terms that one chain of additions takes in. Longer chains lose accuracy: with 4096 terms in one
 // chain a gradient was 1.4 times further off than the one rule of the tests allows.
-constexpr int64_t kChain = 256;
+constexpr int64_t kChain = 128;
 
 // out = a b, plus out if add: a gives a row of K elements each, b is a packed panel [K][4][W].
 //
