@@ -1,5 +1,5 @@
 // Activation functions over a value type V: float, double, or a SIMD vector. A vector type brings
-// its own exp, expm1, min_keep_nan and by_sign (cpu/simd.inl.h); the scalars' are here.
+// its own versions of the seven functions below (cpu/simd.inl.h); the scalars' are here.
 #pragma once
 
 #include <cmath>
@@ -8,36 +8,48 @@
 
 namespace lf::LF_ISA {
 
-LF_FN float exp(float x) { return ::expf(x); }
-LF_FN double exp(double x) { return ::exp(x); }
-LF_FN float expm1(float x) { return ::expm1f(x); }
-LF_FN double expm1(double x) { return ::expm1(x); }
+// exp(x) and exp(x) - 1 of x <= 0, each accurate relative to itself. NaN stays NaN.
+LF_FN void exp_pair(float x, float& exp_x, float& expm1_x) {
+  exp_x = ::expf(x), expm1_x = ::expm1f(x);
+}
+LF_FN void exp_pair(double x, double& exp_x, double& expm1_x) {
+  exp_x = ::exp(x), expm1_x = ::expm1(x);
+}
 
-// min(x, limit) that lets NaN through; fminf and its like would return the limit.
-LF_FN float min_keep_nan(float x, float limit) { return x > limit ? limit : x; }
-LF_FN double min_keep_nan(double x, double limit) { return x > limit ? limit : x; }
+// 1 / x of 1 <= x <= 2.
+LF_FN float inverse(float x) { return 1 / x; }
+LF_FN double inverse(double x) { return 1 / x; }
 
-// x < 0 ? negative : other.
-LF_FN float by_sign(float x, float negative, float other) { return x < 0 ? negative : other; }
-LF_FN double by_sign(double x, double negative, double other) { return x < 0 ? negative : other; }
+// -|x|, and |x| with the sign of the other.
+LF_FN float negative_abs(float x) { return -::fabsf(x); }
+LF_FN double negative_abs(double x) { return -::fabs(x); }
+LF_FN float copy_sign(float x, float sign) { return ::copysignf(x, sign); }
+LF_FN double copy_sign(double x, double sign) { return ::copysign(x, sign); }
 
-// Both functions below end in "1 - something small" where they saturate, so that the last rounding,
-// half an ulp of 1, is their whole error there. It matters: their derivatives are s (1 - s) and
-// (1 - t)(1 + t), in which an error of t is divided by the little that is left of 1 - t.
+// a < b ? yes : no; false for NaN.
+LF_FN float if_less(float a, float b, float yes, float no) { return a < b ? yes : no; }
+LF_FN double if_less(double a, double b, double yes, double no) { return a < b ? yes : no; }
+
+// Both functions take exponentials of negative numbers only, so nothing overflows, and end in "1 -
+// something small" where they saturate, so that the last rounding, half an ulp of 1, is their whole
+// error there. It matters: their derivatives are s (1 - s) and (1 - t)(1 + t), in which an error of
+// t is divided by the little that is left of 1 - t.
 
 template <class V>
 LF_FN V sigmoid(V x) {
-  const V e = exp(by_sign(x, x, V(0) - x)), r = V(1) / (V(1) + e);
-  return by_sign(x, e * r, V(1) - e * r);
+  V e, unused;
+  exp_pair(negative_abs(x), e, unused);
+  const V small = e * inverse(V(1) + e);
+  return if_less(x, V(0), small, V(1) - small);
 }
 
-// Through expm1, which keeps full relative accuracy near 0: 2 sigmoid(2x) - 1 is 2.4e-5 off at
-// x = 1e-3 in float. The limit keeps expm1 finite; 2 exp(-80) is below half an ulp of 1 in double.
+// Near 0 through exp - 1, which is accurate there: 2 sigmoid(2x) - 1 is 2.4e-5 off at x = 1e-3.
 template <class V>
 LF_FN V tanh(V x) {
-  const V e = expm1(min_keep_nan(V(2) * by_sign(x, V(0) - x, x), V(80))), r = V(1) / (e + V(2));
-  const V t = by_sign(e - V(1), e * r, V(1) - V(2) * r);
-  return by_sign(x, V(0) - t, t);
+  V e, e_minus_1;
+  exp_pair(V(2) * negative_abs(x), e, e_minus_1);
+  const V r = inverse(V(1) + e);
+  return copy_sign(if_less(e, V(0.5f), V(1) - V(2) * e * r, e_minus_1 * r), x);
 }
 
 }  // namespace lf::LF_ISA

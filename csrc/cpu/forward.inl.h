@@ -91,7 +91,7 @@ static void pack_forward(const void* task_, int member, int members) {
 template <class T>
 struct ForwardStep {
   int64_t I, H, P, y_stride;
-  const T* x;     // [rows, I], or nullptr: gates hold the projected input
+  const T* x;     // [rows, I], or nullptr: gates hold x W_ih^T
   const T* bias;  // [4, H]
   const T* w_ih;
   const T* w_hh;  // packed or as given
@@ -116,18 +116,28 @@ LF_FN void store_output(const ForwardStep<T>& s, int64_t row, int64_t column, Ve
   if (row >= s.continuing) h.store(s.h_n + row * s.P + column, lanes);
 }
 
-// a W^T for the gates of one vector of units.
+// out += a W^T for the gates of one vector of units.
 template <class T, int R>
-LF_FN void multiply_gates(const ForwardStep<T>& s, Tile<T, R>& out, const T* const (&a)[R],
-                          const T* w, int64_t unit, int lanes, int64_t K, bool add) {
+LF_FN void add_gates(const ForwardStep<T>& s, Tile<T, R>& out, const T* const (&a)[R], const T* w,
+                     int64_t unit, int lanes, int64_t K) {
   if (s.packed)
-    multiply<T, R>(out, a, w + unit * 4 * K, K, add);
+    multiply<T, R>(out, a, w + unit * 4 * K, K, true);
   else
-    multiply_rows<T, R>(out, a, w + unit * K, s.H, {lanes, lanes, lanes, lanes}, K, add);
+    multiply_rows<T, R>(out, a, w + unit * K, s.H, {lanes, lanes, lanes, lanes}, K, true);
 }
 
-// gates = x W_ih^T + bias for up to kTileRows rows, which may be of several steps, and one vector
-// of units.
+// Every row of out = start [4, H] of one vector of units, or zero.
+template <class T, int R>
+LF_FN void start_gates(const ForwardStep<T>& s, Tile<T, R>& out, const T* start, int64_t unit,
+                       int lanes) {
+  for (int g = 0; g < 4; ++g) {
+    const Vec<T> x = start ? Vec<T>::load(start + g * s.H + unit, lanes) : Vec<T>(0);
+    for (int r = 0; r < R; ++r) x.store(out.at[r][g]);
+  }
+}
+
+// gates = x W_ih^T for up to kTileRows rows, which may be of several steps, and one vector of
+// units.
 template <class T>
 struct InputTile {
   const ForwardStep<T>& s;
@@ -139,15 +149,17 @@ struct InputTile {
     Tile<T, R> product;
     const T* x[R];
     for (int r = 0; r < R; ++r) x[r] = s.x + (b + r) * s.I;
-    multiply_gates(s, product, x, s.w_ih, unit, lanes, s.I, false);
+    start_gates<T, R>(s, product, nullptr, unit, lanes);
+    add_gates(s, product, x, s.w_ih, unit, lanes, s.I);
     for (int r = 0; r < R; ++r)
       for (int g = 0; g < 4; ++g)
-        (V::load(s.bias + g * s.H + unit, lanes) + V::load(product.at[r][g]))
-            .store(s.gates + ((b + r) * 4 + g) * s.H + unit, lanes);
+        V::load(product.at[r][g]).store(s.gates + ((b + r) * 4 + g) * s.H + unit, lanes);
   }
 };
 
-// The gates of up to kTileRows rows and one vector of units, and the cell on them.
+// The gates of up to kTileRows rows and one vector of units, and the cell on them. Biases and h,
+// which is at most 1, are summed before x comes in, whose size nobody knows: so one rounding at
+// that size.
 template <class T, class CellType>
 struct GateTile {
   const ForwardStep<T>& s;
@@ -157,25 +169,24 @@ struct GateTile {
     using V = Vec<T>;
     const int lanes = s.H - unit < V::kWidth ? int(s.H - unit) : V::kWidth;
     Tile<T, R> product;
-    if (s.x) {
-      const T* x[R];
-      for (int r = 0; r < R; ++r) x[r] = s.x + (b + r) * s.I;
-      multiply_gates(s, product, x, s.w_ih, unit, lanes, s.I, false);
-    }
+    const T* a[R];
+    start_gates<T, R>(s, product, s.bias, unit, lanes);
     if (s.multiply) {
-      const T* h[R];
       for (int r = 0; r < R; ++r)
-        h[r] = b + r < s.continued ? s.y_prev + (b + r) * s.y_stride : s.h0 + (b + r) * s.h0_stride;
-      multiply_gates(s, product, h, s.w_hh, unit, lanes, s.P, s.x != nullptr);
+        a[r] = b + r < s.continued ? s.y_prev + (b + r) * s.y_stride : s.h0 + (b + r) * s.h0_stride;
+      add_gates(s, product, a, s.w_hh, unit, lanes, s.P);
+    }
+    if (s.x) {
+      for (int r = 0; r < R; ++r) a[r] = s.x + (b + r) * s.I;
+      add_gates(s, product, a, s.w_ih, unit, lanes, s.I);
     }
     for (int r = 0; r < R; ++r) {
       const int64_t row = b + r;
       T* gates = s.gates + row * 4 * s.H + unit;
-      const T* start = s.x ? s.bias + unit : gates;
       V gate[4], h, c = V::load(s.c_state + row * s.H + unit, lanes);
       for (int g = 0; g < 4; ++g) {
-        gate[g] = V::load(start + g * s.H, lanes);
-        if (s.x || s.multiply) gate[g] = gate[g] + V::load(product.at[r][g]);
+        gate[g] = V::load(product.at[r][g]);
+        if (!s.x) gate[g] = gate[g] + V::load(gates + g * s.H, lanes);
       }
       CellType::forward(gate, c, h);
       c.store(s.c_state + row * s.H + unit, lanes);

@@ -19,6 +19,9 @@
 
 namespace lf::LF_ISA {
 
+static inline __m256 max_of(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+static inline __m256d max_of(__m256d a, __m256d b) { return _mm256_max_pd(a, b); }
+
 template <class T>
 struct Masked;
 template <>
@@ -41,6 +44,7 @@ struct Masked<double> {
 }  // namespace lf::LF_ISA
 
 #define LF_MASKED Masked
+#define LF_MAX max_of
 #include "cpu/scan.inl.h"
 #pragma GCC pop_options
 

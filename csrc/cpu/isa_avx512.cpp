@@ -20,6 +20,10 @@
 
 namespace lf::LF_ISA {
 
+// The zero-masked forms: GCC 12 warns of an uninitialized variable inside the plain ones.
+static inline __m512 max_of(__m512 a, __m512 b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+static inline __m512d max_of(__m512d a, __m512d b) { return _mm512_maskz_max_pd(0xff, a, b); }
+
 template <class T>
 struct Masked;
 template <>
@@ -38,6 +42,9 @@ struct Masked<double> {
 }  // namespace lf::LF_ISA
 
 #define LF_MASKED Masked
+#define LF_MAX max_of
+// Off by 2^-14 at most, by 2^-28 after Newton's step.
+#define LF_INVERSE(x) _mm512_maskz_rcp14_ps(0xffff, x)
 #include "cpu/scan.inl.h"
 #pragma GCC pop_options
 

@@ -1,6 +1,7 @@
 // The SIMD value type of the CPU kernels, once for every ISA, on the vector extensions of GCC and
 // Clang. The including isa_*.cpp defines LF_ISA, LF_VECTOR_BYTES and the target, and may define
-// LF_MASKED(T, W) as a struct with masked load and store of its own.
+// LF_MASKED, a struct template with masked load and store, LF_MAX, and LF_INVERSE,
+// an approximate 1 / x.
 #pragma once
 
 #include <cstdint>
@@ -20,20 +21,26 @@ template <>
 struct FloatBits<float> {
   typedef float Vector __attribute__((vector_size(LF_VECTOR_BYTES)));
   typedef int32_t IntVector __attribute__((vector_size(LF_VECTOR_BYTES)));
-  static constexpr int kMantissa = 23, kTerms = 7;  // r^8/8! < 5.3e-9 at |r| = ln2/2
+  static constexpr int kMantissa = 23;
   static constexpr float kMagic = 12582912.f + 127.f;
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  static constexpr float kLowest = -87.f,
-                         kHighest = 89.f;  // 2^-126 is normal; 2^128 is infinity's bits
+  static constexpr float kLowest = -88.f;
+  // Minimax on |r| <= ln2/2, relative error of expm1 1.7e-8; Taylor's takes a term more for that.
+  static constexpr float kSeries[] = {0.49999997f, 0.16666542f, 0.041667204f, 0.008366647f,
+                                      0.0013882497f};
 };
 template <>
 struct FloatBits<double> {
   typedef double Vector __attribute__((vector_size(LF_VECTOR_BYTES)));
   typedef int64_t IntVector __attribute__((vector_size(LF_VECTOR_BYTES)));
-  static constexpr int kMantissa = 52, kTerms = 13;  // r^14/14! < 4.2e-18
+  static constexpr int kMantissa = 52;
   static constexpr double kMagic = 6755399441055744.0 + 1023.0;
   static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
-  static constexpr double kLowest = -709., kHighest = 709.9;
+  static constexpr double kLowest = -709.;
+  // Taylor's: the first term left out is below 4.2e-18.
+  static constexpr double kSeries[] = {
+      1. / 2,     1. / 6,      1. / 24,      1. / 120,      1. / 720,       1. / 5040,
+      1. / 40320, 1. / 362880, 1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
 };
 
 template <class T>
@@ -100,63 +107,73 @@ LF_FN Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
   return a.v * b.v + c.v;
 }
 
-// The comparisons are false for NaN, so NaN stays.
 template <class T>
-LF_FN Vec<T> min_keep_nan(Vec<T> x, Vec<T> limit) {
-  return x.v > limit.v ? limit.v : x.v;
+LF_FN Vec<T> if_less(Vec<T> a, Vec<T> b, Vec<T> yes, Vec<T> no) {
+  return a.v < b.v ? yes.v : no.v;
 }
+
+// max(x, limit) that lets NaN through: the comparison is false for it. Where the ISA file names the
+// instruction, x86's gives its second operand if either is NaN.
 template <class T>
 LF_FN Vec<T> max_keep_nan(Vec<T> x, Vec<T> limit) {
+#ifdef LF_MAX
+  return Vec<T>(LF_MAX(limit.v, x.v));
+#else
   return x.v < limit.v ? limit.v : x.v;
+#endif
 }
 
 template <class T>
-LF_FN Vec<T> by_sign(Vec<T> x, Vec<T> negative, Vec<T> other) {
-  return x.v < Vec<T>(0).v ? negative.v : other.v;
+LF_FN typename FloatBits<T>::IntVector bits_of(Vec<T> x) {
+  typename FloatBits<T>::IntVector bits;
+  std::memcpy(&bits, &x.v, sizeof bits);
+  return bits;
+}
+template <class T>
+LF_FN Vec<T> from_bits(typename FloatBits<T>::IntVector bits) {
+  Vec<T> x;
+  std::memcpy(&x.v, &bits, sizeof bits);
+  return x;
+}
+template <class T>
+LF_FN Vec<T> negative_abs(Vec<T> x) {
+  return from_bits<T>(bits_of(x) | bits_of(Vec<T>(T(-0.0))));
+}
+template <class T>
+LF_FN Vec<T> copy_sign(Vec<T> x, Vec<T> sign) {
+  const auto minus = bits_of(Vec<T>(T(-0.0)));
+  return from_bits<T>((bits_of(x) & ~minus) | (bits_of(sign) & minus));
 }
 
-// 1/2, 1/3!, ..., 1/k!: after r, the Taylor series of expm1.
+// An approximation of 1 / x from LF_INVERSE, where the ISA file has one, and a step of Newton's.
 template <class T>
-struct Factorials {
-  T inverse[FloatBits<T>::kTerms + 1] = {};
-  constexpr Factorials() {
-    double f = 1;
-    for (int k = 1; k <= FloatBits<T>::kTerms; ++k) inverse[k] = T(1 / (f *= k));
+LF_FN Vec<T> inverse(Vec<T> x) {
+#ifdef LF_INVERSE
+  if constexpr (sizeof(T) == 4) {
+    const Vec<T> r(LF_INVERSE(x.v));
+    return r * (Vec<T>(2) - x * r);
   }
-};
+#endif
+  return Vec<T>(1) / x;
+}
 
-// exp(x) = scale + scale * p, with scale = 2^n and p = expm1(r), |r| <= ln2/2. n = 0 keeps the full
+// exp(x) = scale + scale * p, with scale = 2^n and p = expm1(r), |r| <= ln2/2; n = 0 keeps the full
 // relative accuracy of expm1 near 0.
 template <class T>
-LF_FN void exp_parts(Vec<T> x, Vec<T>& scale, Vec<T>& p) {
+LF_FN void exp_pair(Vec<T> x, Vec<T>& exp_x, Vec<T>& expm1_x) {
   using Bits = FloatBits<T>;
-  using Int = typename Bits::IntVector;
-  constexpr Factorials<T> f;
-  x = min_keep_nan(max_keep_nan(x, Vec<T>(Bits::kLowest)), Vec<T>(Bits::kHighest));
+  constexpr int kTerms = sizeof(Bits::kSeries) / sizeof(T);
+  x = max_keep_nan(x, Vec<T>(Bits::kLowest));
   const Vec<T> biased = fma(x, Vec<T>(T(1.44269504088896340736)), Vec<T>(Bits::kMagic));
   const Vec<T> n = biased - Vec<T>(Bits::kMagic);
-  Int bits;
-  std::memcpy(&bits, &biased.v, sizeof bits);
-  bits <<= Bits::kMantissa;
-  std::memcpy(&scale.v, &bits, sizeof bits);
+  const Vec<T> scale = from_bits<T>(bits_of(biased) << Bits::kMantissa);
   const Vec<T> r = fma(n, Vec<T>(-Bits::kLn2Low), fma(n, Vec<T>(-Bits::kLn2High), x));
-  Vec<T> q(f.inverse[Bits::kTerms]);
+  Vec<T> q(Bits::kSeries[kTerms - 1]);
 #pragma GCC unroll 16
-  for (int k = Bits::kTerms - 1; k >= 2; --k) q = fma(q, r, Vec<T>(f.inverse[k]));
-  p = fma(q * r, r, r);
-}
-
-template <class T>
-LF_FN Vec<T> exp(Vec<T> x) {
-  Vec<T> scale, p;
-  exp_parts(x, scale, p);
-  return fma(scale, p, scale);
-}
-template <class T>
-LF_FN Vec<T> expm1(Vec<T> x) {
-  Vec<T> scale, p;
-  exp_parts(x, scale, p);
-  return fma(scale, p, scale - Vec<T>(1));
+  for (int k = kTerms - 2; k >= 0; --k) q = fma(q, r, Vec<T>(Bits::kSeries[k]));
+  const Vec<T> p = fma(q * r, r, r);
+  exp_x = fma(scale, p, scale);
+  expm1_x = fma(scale, p, scale - Vec<T>(1));
 }
 
 template <class T>

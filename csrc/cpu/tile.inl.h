@@ -6,7 +6,7 @@
 
 namespace lf::LF_ISA {
 
-// 6 x 4 accumulators + 4 weights + 1 broadcast fit 32 registers; 3 x 4 + 1 + 3 fit 16.
+// 6 x 4 accumulators, 6 broadcasts and a weight fill 31 of 32 registers; 3 x 4 + 3 + 1 all of 16.
 constexpr int kTileRows = LF_VECTOR_REGISTERS == 32 ? 6 : 3;
 
 // Packed weights: panels of four vectors, [panel][K][4][W]. What lies past the matrix is zero.
@@ -43,14 +43,14 @@ template <class T, int R>
       for (int j = 0; j < 4; ++j) acc[r][j] = V(0);
 #pragma GCC unroll 2
     for (int64_t k = 0; k < terms; ++k, b += kPanel<T>) {
-      V w[4];
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) w[j] = V::load(b + j * V::kWidth);
+      V x[R];
 #pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) {
-        const V x(a[r][k]);
+      for (int r = 0; r < R; ++r) x[r] = V(a[r][k]);
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) acc[r][j] = fma(x, w[j], acc[r][j]);
+      for (int j = 0; j < 4; ++j) {
+        const V w = V::load(b + j * V::kWidth);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) acc[r][j] = fma(x[r], w, acc[r][j]);
       }
     }
 #pragma GCC unroll 6
@@ -120,7 +120,7 @@ LF_FN void panel_lanes(int64_t first, int64_t n, int (&lanes)[4]) {
 template <class T>
 static void pack_gates(const T* w, int64_t H, int64_t K, int64_t unit, T* panel) {
   constexpr int W = Vec<T>::kWidth;
-  constexpr int64_t kBlock = 64;  // 64 x 4 vectors is 16 KiB at most: stays in L1
+  constexpr int64_t kBlock = 16;  // a cache line of each row, 4 KiB of panel
   for (int64_t k0 = 0; k0 < K; k0 += kBlock) {
     const int64_t k1 = k0 + kBlock < K ? k0 + kBlock : K;
     for (int g = 0; g < 4; ++g)
