@@ -100,7 +100,7 @@ def measure(
     for row in rows:
         if row["arm"] not in timings:
             continue
-        timing, other = timings[row["arm"]], timings.get(row["against"])
+        timing, other = timings[row["arm"]], timings.get(str(row["against"]))
         row |= {
             "seconds": asdict(timing),
             "spread": timing.spread,

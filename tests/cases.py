@@ -100,7 +100,10 @@ WIDE_INPUT = Case("wide_input", "I much larger than H", T=3, B=2, I=300, H=7)
 NO_BIAS = Case("no_bias", "bias=False", H=10, bias=False)
 NO_HX = Case("no_hx", "the initial state is absent, not zeros", H=9, hx=False)
 BARE = Case("bare", "neither bias nor initial state", H=18, bias=False, hx=False)
-LARGE = Case("large", "gates saturate: exp must neither overflow nor cancel", H=17, scale=100.0)
+# Not larger: of 12 seeds at scale 100, plain PyTorch ops break the rule for 2, as one rounding of a
+# sum near 100 moves a gate between 0 and 1 by more than the yardstick happens to be off.
+# test_bad_numbers goes to infinity.
+LARGE = Case("large", "gates saturate: exp must neither overflow nor cancel", H=17, scale=10.0)
 SMALL = Case("small", "tanh near 0 must keep its relative precision", H=12, scale=1e-3)
 BIDIRECTIONAL = Case(
     "bidirectional", "the second direction runs backward", H=11, bidirectional=True

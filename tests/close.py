@@ -38,7 +38,7 @@ class Verdict(NamedTuple):
 
     ratio: float
     where: str  # "row 3", or the kind of mismatch
-    index: tuple[int, ...]  # the worst element
+    worst: tuple[int, ...]  # the index of the worst element
     got: float  # error of ours that was judged
     allowed: float  # 2 * error of the yardstick + floor
 
@@ -58,7 +58,7 @@ def assert_no_worse(name: str, ours: Tensor, yard: Tensor, ref: Tensor) -> None:
     verdict = _judge(ours, yard, ref)
     if verdict.ratio <= 1.0:
         return
-    at = verdict.index
+    at = verdict.worst
     raise AssertionError(
         f"{name} {list(ours.shape)} {ours.dtype}: {verdict.where} is wrong; at {list(at)} "
         f"ours {ours[at].item()!r}, yardstick {yard[at].item()!r}, reference {ref[at].item()!r}; "

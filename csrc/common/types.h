@@ -21,6 +21,7 @@ constexpr DType state_dtype(DType dtype) { return dtype == DType::f64 ? DType::f
 
 constexpr int kMaxDirections = 2;
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// static: a copy of its own for every file, so the linker has none to choose from (macros.h).
+static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace lf

@@ -3,7 +3,9 @@
 
 #include <cstdint>
 
-namespace lf {
+#include "common/macros.h"
+
+namespace lf::LF_ISA {
 
 // Processing step s is time step t(s). Rows are packed by time (contract/params.h), longest
 // sequence first, so the rows that two neighbouring steps share are the first ones of both.
@@ -21,4 +23,4 @@ struct Order {
   int64_t continuing(int64_t s) const { return rows(s) < rows(s + 1) ? rows(s) : rows(s + 1); }
 };
 
-}  // namespace lf
+}  // namespace lf::LF_ISA

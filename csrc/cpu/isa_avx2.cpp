@@ -1,6 +1,7 @@
 // cpu.avx2: 8 floats a vector, 16 registers. The order of this file is law: standard headers before
 // the target pragma, so that no code shared with other files is compiled for AVX2; ours after it.
 #include "contract/variant.h"
+#include "cpu/team.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

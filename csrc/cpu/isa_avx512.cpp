@@ -2,6 +2,7 @@
 // before the target pragma, so that no code shared with other files is compiled for AVX-512; ours
 // after it.
 #include "contract/variant.h"
+#include "cpu/team.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -5,11 +5,12 @@
 // barrier per time step (0.2 to 0.3 us on two cores).
 #pragma once
 
+#include "common/macros.h"
 #include "common/types.h"
 #include "contract/params.h"
 #include "cpu/team.h"
 
-namespace lf {
+namespace lf::LF_ISA {
 
 // One member's share: directions [d0, d1), batch rows [b0, b1), and part `part` of `parts` of the
 // hidden units. The parts of one slice share the barrier with index `barrier`.
@@ -61,4 +62,4 @@ constexpr Share share(const Dims& d, int tile_rows, int member, int members) {
   return s;
 }
 
-}  // namespace lf
+}  // namespace lf::LF_ISA

@@ -45,7 +45,7 @@ def test_read_counts_what_it_leaves_out(csv_file: Path) -> None:
     ]
     assert corpus.labels == [0, 1, 1]
     assert (corpus.neutral, corpus.malformed, corpus.repeated, corpus.damaged) == (1, 3, 1, 0)
-    assert corpus.majority == pytest.approx(2 / 3)
+    assert round(corpus.majority, 9) == round(2 / 3, 9)
 
 
 def test_read_keeps_rows_with_bytes_that_are_not_utf8(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_report_compares_epoch_by_epoch() -> None:
     a.close_epoch([1.0, 3.0], validation_loss=1.0)
     b.close_epoch([1.0, 3.5], validation_loss=1.1)
     a.batch_seconds, b.batch_seconds = [2.0, 2.0, 90.0], [1.0, 1.0, 1.0]
-    assert report.largest_difference(a, b) == pytest.approx(0.25)
+    assert round(report.largest_difference(a, b), 9) == round(0.25, 9)
     assert a.seconds_per_epoch() == 4.0
     assert "2.00x" in report.table(a, b, majority=0.5, needed=0.58)
     assert report.moving_average([1.0, 3.0, 5.0], 2) == [1.0, 2.0, 4.0]
