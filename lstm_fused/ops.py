@@ -109,13 +109,13 @@ def _fake_forward(
 ) -> tuple[Tensor, ...]:
     B, H, P, D = _sizes(x, h0, c0, weight_hh, weight_ih_reverse)
     rows = math.prod(x.shape[:-1])  # Size.numel would make a constant of a dynamic size
-    gates = (D, rows, 4, H) if save else (0,)
+    kept = D if save else 0
     return (
         x.new_empty((*x.shape[:-1], D * P)),
         x.new_empty((D, B, P)),
         x.new_empty((D, B, H)),
-        x.new_empty(gates, dtype=compute_dtype(x)),
-        x.new_empty((D if save else 0, rows, H), dtype=state_dtype(x)),
+        x.new_empty((kept, rows, 4, H), dtype=compute_dtype(x)),
+        x.new_empty((kept, rows, H), dtype=state_dtype(x)),
     )
 
 

@@ -43,7 +43,7 @@ void Barrier::wait(int members) {
   // A step is microseconds, so spin; but a partner that lost its core costs milliseconds: then
   // yield.
   for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-    if (spins < 20000)
+    if (spins < 2000)
       pause();
     else
       sched_yield();

@@ -38,7 +38,8 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
 
   const DType state = state_dtype(layer.dtype);
   const bool project = !layer.variant->projects_input;
-  const Tensor gates = empty(x, {project || save ? d.D : 0, d.N, 4, d.H}, layer.dtype);
+  const Tensor gates = empty(x, {save ? d.D : 0, d.N, 4, d.H}, layer.dtype);
+  const Tensor work = project && !save ? empty(x, {d.D, d.N, 4, d.H}, layer.dtype) : gates;
   const Tensor c = empty(x, {save ? d.D : 0, d.N, d.H}, state);
   const Tensor y = empty(x, {d.N, d.D * d.P}, layer.dtype);
   const Tensor h_n = empty(x, {d.D, d.B, d.P}, layer.dtype);
@@ -62,7 +63,7 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
   }
   p.h0 = data(h0_ready);
   p.c0 = data(c0_ready);
-  p.gates = data(gates);
+  p.gates = data(work);
   p.y = data(y);
   p.h_n = data(h_n);
   p.c_n = data(c_n);
@@ -71,14 +72,14 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
   if (d.N > 0) {
     const Run run(x, layer.variant->forward_workspace(p));
     for (int64_t i = 0; project && i < d.D; ++i)
-      project_input(layer, layer.directions[i], matrix(gates, d.N, gate_rows, i * d.N * gate_rows));
+      project_input(layer, layer.directions[i], matrix(work, d.N, gate_rows, i * d.N * gate_rows));
     layer.variant->forward(p, run.context());
   }
   const Tensor shaped = x.dim() == 3 ? view(y, {d.T, d.B, d.D * d.P},
                                             {std::max<int64_t>(d.B, 1) * d.D * d.P, d.D * d.P, 1})
                                      : y;
   return {prepare(shaped, layer.storage), prepare(h_n, layer.storage), prepare(c_n, layer.storage),
-          save ? gates : empty(x, {0}, layer.dtype), c};
+          gates, c};
 }
 
 }  // namespace lf::ops

@@ -98,8 +98,9 @@ Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse
   std::vector<int64_t> offsets = offsets_of(x, batch_sizes);
   Dims d{};
   d.T = int64_t(offsets.size()) - 1;
+  STD_TORCH_CHECK(d.T > 0, "x must have at least one time step");
   d.N = offsets.back();
-  d.B = !batch_sizes ? x.size(1) : d.T ? offsets[1] : 0;
+  d.B = offsets[1];
   d.D = reverse.w_ih ? 2 : 1;
   d.H = forward.w_ih->size(0) / 4;
   d.P = forward.w_hr ? forward.w_hr->size(0) : d.H;
