@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def stamp(device: torch.device, command: str) -> dict[str, Any]:
     cuda = device.type == "cuda"
     return {
         "schema": SCHEMA,
-        "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(device) if cuda else cpu_model(),
         "capability": ".".join(map(str, torch.cuda.get_device_capability(device)))
         if cuda

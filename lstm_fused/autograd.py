@@ -33,6 +33,7 @@ _BITS = (
 )
 # The place of each input's gradient among those that layer_backward returns.
 _GRADIENT = (0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 9, 10)
+_BIASES = ((5, 6), (10, 11))
 _MATRICES = (3, 4, 7, 8, 9, 12)  # inputs that layer_backward reads beside x, h0, c0
 
 
@@ -60,7 +61,12 @@ def run_backward(
         variant,
         _needs(wanted),
     )
-    return [found[place] if wanted[p] else None for p, place in enumerate(_GRADIENT)]
+    result = [found[place] if wanted[p] else None for p, place in enumerate(_GRADIENT)]
+    for bias_ih, bias_hh in _BIASES:
+        # Two tensors: a hook or an optimizer that scales one must not scale the other.
+        if wanted[bias_ih] and wanted[bias_hh]:
+            result[bias_hh] = found[_GRADIENT[bias_hh]].clone()
+    return result
 
 
 def plain_backward(
@@ -148,13 +154,21 @@ class _Eager(torch.autograd.Function):
             )
             return None, None, *found
         # The gates are ours alone unless the graph stays for another backward.
-        keep = torch._C._autograd._get_current_graph_task_keep_graph()
+        # vmap over the gradients (is_grads_batched) has no rule for an op that writes into them.
+        keep = torch._C._autograd._get_current_graph_task_keep_graph() or any(
+            g is not None and _is_batched(g) for g in grads
+        )
         op = torch.ops.lstm_fused.layer_backward if keep else torch.ops.lstm_fused.layer_backward_
         return (
             None,
             None,
             *run_backward(op, grads, inputs, saved, ctx.batch_sizes, ctx.variant, wanted),
         )
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
 
 
 class _EagerBackward(torch.autograd.Function):

@@ -156,6 +156,8 @@ def split(
     input is any tensor of the dtype and device that the parameters must have.
     """
     cells = num_layers * directions
+    if not isinstance(params, Sequence):
+        raise TypeError(f"params must be a sequence of tensors, got {type(params).__name__}")
     each, rest = divmod(len(params), cells)
     if rest or each not in _KINDS:
         raise ValueError(
@@ -174,6 +176,11 @@ def split(
         )
     hidden = shape[0] // 4
     out = shape[1] if projected else hidden
+    if out == 0:
+        raise RuntimeError(
+            f"weight_hh_l0 must be [{4 * hidden}, proj_size] with proj_size greater than zero, "
+            f"got {list(shape)}"
+        )
     if params[0].dim() != 2:
         raise RuntimeError(
             f"weight_ih_l0 must be [{4 * hidden}, input_size], got {list(params[0].shape)}"

@@ -159,13 +159,14 @@ def choose(case: Case) -> str:
 def case_of(module: nn.Module) -> Case:
     """The case that an LSTM or LSTMCell module stands for. Raises TypeError for another object."""
     weight = getattr(module, "weight_hh_l0", getattr(module, "weight_hh", None))
-    if not isinstance(weight, Tensor) or not hasattr(module, "hidden_size"):
+    hidden_size = getattr(module, "hidden_size", 0)
+    if not isinstance(weight, Tensor) or weight.shape[0] != 4 * hidden_size:
         raise TypeError(
             "explain takes an LSTM or LSTMCell module or a lstm_fused.Case, "
             f"got {type(module).__name__}"
         )
     return Case(
-        hidden_size=module.hidden_size,  # type: ignore[arg-type]
+        hidden_size=hidden_size,
         proj_size=getattr(module, "proj_size", 0),
         bidirectional=bool(getattr(module, "bidirectional", False)),
         dtype=weight.dtype,

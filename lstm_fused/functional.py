@@ -75,6 +75,7 @@ def lstm(
         batch = x.shape[1]
     elif not torch.compiler.is_compiling():
         batch = check.batch_sizes(batch_sizes, x.shape[0])
+        batch_sizes = batch_sizes.contiguous()
     else:  # Their values are unknown while tracing; the states' B is taken as right.
         batch = 0 if hx is None else hx[0].shape[1]
     if hx is not None:

@@ -34,25 +34,30 @@ def layer(
     forced variant refuses.
     """
     name = dispatch.forced()
+    # Dual tensors outside of torch.func: a kernel would drop their tangents without a word.
+    forward_mode = forward_ad._current_level >= 0
+    transforms_active = torch._C._are_functorch_transforms_active()
+    # Dynamo cannot take a Function of ours through torch.func, and would lose the tangents as well.
+    if forward_mode or (transforms_active and torch.compiler.is_compiling()):
+        return composite.layer(x, h0, c0, weights, batch_sizes)
     # Every dtype with a code is taken by some kernel of a CPU: the op chooses the fastest.
     if name is None and x.device.type == "cpu" and x.dtype in ops.DTYPE_CODES and ops.available():
         code = dispatch.AUTOMATIC
     else:
-        name = _choose(x, weights)
-        if name == dispatch.COMPOSITE:
+        chosen = _choose(x, weights)
+        if chosen == dispatch.NATIVE and name is None and transforms_active:
+            chosen = dispatch.COMPOSITE  # torch's own LSTM knows no transforms
+        if chosen == dispatch.COMPOSITE:
             return composite.layer(x, h0, c0, weights, batch_sizes)
-        if name == dispatch.NATIVE:
+        if chosen == dispatch.NATIVE:
             return native.layer(x, h0, c0, weights, batch_sizes)
         ops.available()
-        code = dispatch.KERNELS.index(name)
+        code = dispatch.KERNELS.index(chosen)
 
     flat = (*weights[0], *(weights[1] if len(weights) == 2 else _NO_DIRECTION))
     if torch.compiler.is_compiling():
         return autograd.compiled(x, h0, c0, flat, batch_sizes, code)
-    # Dual tensors outside of torch.func: a kernel would drop the tangents without a word.
-    if forward_ad._current_level >= 0:
-        return composite.layer(x, h0, c0, weights, batch_sizes)
-    if torch._C._are_functorch_transforms_active():
+    if transforms_active:
         return transforms.layer(x, h0, c0, flat, batch_sizes, code)
     return autograd.eager(x, h0, c0, flat, batch_sizes, code)
 

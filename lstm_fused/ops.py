@@ -72,6 +72,16 @@ def _register_fakes() -> None:
     register("lstm_fused::layer_backward_", _fake_backward)
 
 
+def _check_devices(*tensors: Tensor | None) -> None:
+    """A meta tensor among real ones would bring a real call here, to be answered with garbage."""
+    devices = {t.device for t in tensors if t is not None}
+    if len(devices) > 1:
+        raise RuntimeError(
+            "every tensor must be on the device of x, got "
+            + " and ".join(sorted(str(device) for device in devices))
+        )
+
+
 def _sizes(
     x: Tensor, h0: Tensor | None, c0: Tensor | None, weight_hh: Tensor, reverse: Tensor | None
 ) -> tuple[Any, int, int, int]:
@@ -107,6 +117,15 @@ def _fake_forward(
     variant: int,
     save: bool,
 ) -> tuple[Tensor, ...]:
+    _check_devices(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
+    _check_devices(
+        x,
+        weight_ih_reverse,
+        weight_hh_reverse,
+        bias_ih_reverse,
+        bias_hh_reverse,
+        weight_hr_reverse,
+    )
     B, H, P, D = _sizes(x, h0, c0, weight_hh, weight_ih_reverse)
     rows = math.prod(x.shape[:-1])  # Size.numel would make a constant of a dynamic size
     kept = D if save else 0
@@ -140,6 +159,8 @@ def _fake_backward(
     variant: int,
     needs: int,
 ) -> tuple[Tensor, ...]:
+    _check_devices(dy, dh_n, dc_n, x, h0, c0, weight_ih, weight_hh, weight_hr, y, gates, c)
+    _check_devices(x, weight_ih_reverse, weight_hh_reverse, weight_hr_reverse)
     B, H, P, D = _sizes(x, h0, c0, weight_hh, weight_ih_reverse)
 
     def grad(bit: int, shape: Sequence[int]) -> Tensor:

@@ -1,5 +1,5 @@
 // Activation functions over a value type V: float, double, or a SIMD vector. A vector type brings
-// its own versions of the seven functions below (cpu/simd.inl.h); the scalars' are here.
+// its own versions of the five functions below (cpu/simd.inl.h); the scalars' are here.
 #pragma once
 
 #include <cmath>

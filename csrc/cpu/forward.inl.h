@@ -20,6 +20,9 @@ constexpr int64_t kPackFromRows = 64;
 
 // Steps with fewer rows than this have their input projected in chunks of about kChunkRows rows.
 constexpr int64_t kFusedRows = 2 * kTileRows, kChunkRows = 48;
+// plan.h makes a second batch slice from two tiles of rows on. Projecting a chunk writes all its
+// rows, so it must have no other slice beside it.
+static_assert(kFusedRows <= 2 * kTileRows);
 
 template <class T>
 struct ForwardTask {

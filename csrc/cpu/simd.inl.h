@@ -1,7 +1,7 @@
 // The SIMD value type of the CPU kernels, once for every ISA, on the vector extensions of GCC and
-// Clang. The including isa_*.cpp defines LF_ISA, LF_VECTOR_BYTES and the target, and may define
-// LF_MASKED, a struct template with masked load and store, LF_MAX, and LF_INVERSE,
-// an approximate 1 / x.
+// Clang. The including isa_*.cpp defines LF_ISA, LF_VECTOR_BYTES, LF_VECTOR_REGISTERS and the
+// target, and may define LF_MASKED, a struct template with masked load and store, LF_MAX, and
+// LF_INVERSE, an approximate 1 / x.
 #pragma once
 
 #include <cstdint>

@@ -16,7 +16,7 @@ using TeamWork = void (*)(const void* task, int member, int members);
 void run_team(int threads, TeamWork work, const void* task);
 
 // Members wait for each other at every call of wait(), which also publishes what they wrote before.
-class Barrier {
+class alignas(64) Barrier {
  public:
   void wait(int members);
 

@@ -241,12 +241,17 @@ size_t backward_workspace(const LayerBackward& p) {
   return (recurrent_elements(p.d) + cell) * element_size(p.dtype);
 }
 
-const char* why_not_here() {
+const char* find_device() {
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
-  cudaGetLastError();
-  if (error != cudaSuccess) return cudaGetErrorString(error);
-  return devices ? nullptr : "this machine has no CUDA device";
+  if (error == cudaSuccess) return devices ? nullptr : "this machine has no CUDA device";
+  cudaGetLastError();  // takes back the error that was ours
+  return cudaGetErrorString(error);
+}
+
+const char* why_not_here() {
+  static const char* const reason = find_device();
+  return reason;
 }
 
 const char* why_not(Cell, DType, const Dims&) { return nullptr; }

@@ -113,9 +113,13 @@ void check_saved(const Layer& layer, const OptionalTensor& dy, const Tensor& y, 
                       gates.is_contiguous() && c.numel() == d.D * d.N * d.H &&
                       dtype_of(c) == state_dtype(layer.dtype) && c.is_contiguous(),
                   "gates and c must be what layer_forward returned with save = True");
-  STD_TORCH_CHECK(y.numel() == outputs && (!dy || dy->numel() == outputs),
-                  "y and dy must have N*D*P = ", outputs, " elements, got ", y.numel(), " and ",
-                  dy ? dy->numel() : 0);
+  STD_TORCH_CHECK(y.numel() == outputs, "y must have N*D*P = ", outputs, " elements, got ",
+                  y.numel());
+  if (!dy) return;
+  STD_TORCH_CHECK(dy->dim() == y.dim(), "dy must have the shape of y");
+  for (int64_t i = 0; i < y.dim(); ++i)
+    STD_TORCH_CHECK(dy->size(i) == y.size(i), "dy must have the shape of y, got ", dy->size(i),
+                    " for ", y.size(i), " in dimension ", i);
 }
 
 }  // namespace
@@ -135,10 +139,10 @@ Backward layer_backward(const OptionalTensor& dy_given, const OptionalTensor& dh
                                  batch_sizes, cell, variant);
   const Dims& d = layer.d;
   const DType dtype = layer.dtype, state = state_dtype(dtype);
-  check_state("h0", h0_given, d, d.P);
-  check_state("c0", c0_given, d, d.H);
-  check_state("dh_n", dh_n_given, d, d.P);
-  check_state("dc_n", dc_n_given, d, d.H);
+  check_state("h0", h0_given, x, d, d.P);
+  check_state("c0", c0_given, x, d, d.H);
+  check_state("dh_n", dh_n_given, x, d, d.P);
+  check_state("dc_n", dc_n_given, x, d, d.H);
   check_saved(layer, dy_given, y_given, gates, c);
 
   const OptionalTensor h0 = prepare(h0_given, dtype), c0 = prepare(c0_given, state);

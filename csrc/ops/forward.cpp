@@ -33,8 +33,8 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
                  batch_sizes, cell, variant);
   const Dims& d = layer.d;
   const int64_t gate_rows = 4 * d.H;
-  check_state("h0", h0, d, d.P);
-  check_state("c0", c0, d, d.H);
+  check_state("h0", h0, x, d, d.P);
+  check_state("c0", c0, x, d, d.H);
 
   const DType state = state_dtype(layer.dtype);
   const bool project = !layer.variant->projects_input;

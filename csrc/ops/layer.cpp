@@ -29,10 +29,15 @@ std::string text_of(const Sizes& sizes) {
 std::string text(std::initializer_list<int64_t> sizes) { return text_of(sizes); }
 std::string text(const Tensor& t) { return text_of(t.sizes()); }
 
+// Each step has an offset on the host: 2 GiB of them.
+constexpr int64_t kMaxSteps = int64_t(1) << 28;
+
 std::vector<int64_t> offsets_of(const Tensor& x, const OptionalTensor& batch_sizes) {
   std::vector<int64_t> offsets{0};
   if (!batch_sizes) {
     STD_TORCH_CHECK(x.dim() == 3, "x must be [T, B, I], or [N, I] with batch_sizes, got ", text(x));
+    STD_TORCH_CHECK(x.size(0) <= kMaxSteps, "x must have at most ", kMaxSteps, " time steps, got ",
+                    x.size(0));
     for (int64_t t = 1; t <= x.size(0); ++t) offsets.push_back(t * x.size(1));
     return offsets;
   }
@@ -56,7 +61,22 @@ std::vector<int64_t> offsets_of(const Tensor& x, const OptionalTensor& batch_siz
   return offsets;
 }
 
-Direction make_direction(const Weights& w, const Dims& d, int64_t I, bool projects, DType dtype) {
+// x decides where a layer runs and in what: a pointer of another device must not reach a kernel.
+void check_like(const char* name, const Tensor& t, const Tensor& x) {
+  STD_TORCH_CHECK(t.is_cuda() == x.is_cuda() && t.get_device_index() == x.get_device_index(), name,
+                  " must be on the device of x");
+  STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), name, " must have the dtype of x, ",
+                  torch::headeronly::toString(x.scalar_type()), ", got ",
+                  torch::headeronly::toString(t.scalar_type()));
+}
+
+Direction make_direction(const Weights& w, const Tensor& x, const Dims& d, int64_t I, bool projects,
+                         DType dtype) {
+  check_like("weight_ih", *w.w_ih, x);
+  if (w.w_hh) check_like("weight_hh", *w.w_hh, x);
+  if (w.b_ih) check_like("bias_ih", *w.b_ih, x);
+  if (w.b_hh) check_like("bias_hh", *w.b_hh, x);
+  if (w.w_hr) check_like("weight_hr", *w.w_hr, x);
   const int64_t gates = 4 * d.H, H = d.H, P = d.P;
   STD_TORCH_CHECK(w.w_hh && bool(w.w_hr) == projects,
                   "every direction must have a weight_hh, and all or none a weight_hr");
@@ -104,10 +124,14 @@ Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse
   d.D = reverse.w_ih ? 2 : 1;
   d.H = forward.w_ih->size(0) / 4;
   d.P = forward.w_hr ? forward.w_hr->size(0) : d.H;
+  STD_TORCH_CHECK(d.H > 0 && d.P > 0, "hidden_size and proj_size must be greater than zero, got ",
+                  d.H, " and ", d.P);
+  STD_TORCH_CHECK(reverse.w_ih || !(reverse.w_hh || reverse.b_ih || reverse.b_hh || reverse.w_hr),
+                  "the reverse direction must have a weight_ih where it has another weight");
   const int64_t I = x.size(x.dim() - 1);
   std::vector<Direction> directions;
   for (const Weights* w : {&forward, &reverse})
-    if (w->w_ih) directions.push_back(make_direction(*w, d, I, bool(forward.w_hr), dtype));
+    if (w->w_ih) directions.push_back(make_direction(*w, x, d, I, bool(forward.w_hr), dtype));
 
   STD_TORCH_CHECK(variant < kVariants, "unknown variant code ", variant);
   const char* reason;
@@ -126,9 +150,12 @@ Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse
           chosen};
 }
 
-void check_state(const char* name, const OptionalTensor& t, const Dims& d, int64_t size) {
-  STD_TORCH_CHECK(!t || has_shape(*t, {d.D, d.B, size}), name,
-                  " must be [D, B, size] = ", text({d.D, d.B, size}), ", got ", t ? text(*t) : "");
+void check_state(const char* name, const OptionalTensor& t, const Tensor& x, const Dims& d,
+                 int64_t size) {
+  if (!t) return;
+  check_like(name, *t, x);
+  STD_TORCH_CHECK(has_shape(*t, {d.D, d.B, size}), name,
+                  " must be [D, B, size] = ", text({d.D, d.B, size}), ", got ", text(*t));
 }
 
 Run::Run(const Tensor& like, size_t workspace) {

@@ -43,8 +43,9 @@ struct Weights {
 Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse,
                  const OptionalTensor& batch_sizes, int64_t cell, int64_t variant);
 
-// A state or its gradient: [D, B, size], or absent.
-void check_state(const char* name, const OptionalTensor& t, const Dims& d, int64_t size);
+// A state or its gradient: [D, B, size] like x, or absent.
+void check_state(const char* name, const OptionalTensor& t, const Tensor& x, const Dims& d,
+                 int64_t size);
 
 // The device guard, stream and workspace of one run.
 class Run {

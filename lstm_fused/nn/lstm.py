@@ -20,7 +20,7 @@ class LSTM(nn.RNNBase):
     hx       (h_0 [L*D, B, P], c_0 [L*D, B, H]), without B if unbatched; default: zeros
     returns  output [T, B, D*P] (or as input is), (h_n, c_n) shaped as hx
 
-    Unlike torch.nn.LSTM it compiles and exports, is differentiable twice on every device, and
+    Unlike torch.nn.LSTM it compiles and exports, is differentiable twice, and
     checks packed input and the states' dtype. It is no subclass of nn.LSTM, at which Dynamo
     breaks the graph: `lstm_fused.compat.LSTM` is, for code that asks isinstance.
     """
@@ -46,7 +46,7 @@ class LSTM(nn.RNNBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__("LSTM", *args, **kwargs)  # Its checks, and their words, are torch's.
 
-    # Public methods of nn.LSTM that subclasses call or override.
+    # Public methods of nn.LSTM that subclasses call. Our forward does not: it checks for itself.
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
     permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]

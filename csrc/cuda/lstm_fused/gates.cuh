@@ -1,12 +1,12 @@
 // The gate kernels of cuda.step: one time step of the cell for every row and unit.
 //
-//   grid, block   one thread for kCount neighbouring units of one row; no thread depends on
-//   another,
-//                 so nothing is shared and nothing synchronises
-//   memory        16-byte accesses where H and the pointers allow (kCount > 1), else element by
-//   element bound by      bytes: forward moves 8 BH + 2 BH of gates in and out and c, h (16-bit
-//   storage, 18 BH
-//                 + 12 BH with c in float); about 40 flops a unit
+// Grid and blocks: one thread for kCount neighbouring units of one row. No thread depends on
+// another, so nothing is shared and nothing synchronises.
+//
+// Memory: 16-byte accesses where H and the pointers allow (kCount > 1), else element by element.
+//
+// Bound by bytes. Forward, with 16-bit storage: 16 BH of gates in and out, 12 BH of c in, out and
+// saved, 2 BH of h; about 40 flops a unit.
 //
 // The recurrent product has been added to the gates before (step.cu).
 #pragma once
