@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lstm_fused import check
+from lstm_fused import check, native
 from lstm_fused.composite import Direction
-from lstm_fused.layer import layer
+from lstm_fused.layer import layer, runs_natively
 
 _LOWERED = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -109,6 +109,9 @@ def _stack(
     if len(layers) == 1:
         h0, c0 = (None, None) if hx is None else hx
         return layer(x, h0, c0, layers[0], batch_sizes)
+    if runs_natively(x, layers[0]):
+        h0, c0 = (None, None) if hx is None else hx
+        return native.stack(x, h0, c0, layers, dropout, batch_sizes)
     h_n, c_n = [], []
     for index, weights in enumerate(layers):
         if dropout and index:

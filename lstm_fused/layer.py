@@ -62,6 +62,15 @@ def layer(
     return autograd.eager(x, h0, c0, flat, batch_sizes, code)
 
 
+def runs_natively(x: Tensor, weights: Sequence[Direction]) -> bool:
+    """Whether torch's own LSTM runs this layer, and so may run the whole stack in one call."""
+    if dispatch.forced() is None and x.device.type != "cuda":
+        return False
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return False
+    return _choose(x, weights) == dispatch.NATIVE
+
+
 def _choose(x: Tensor, weights: Sequence[Direction]) -> str:
     _, weight_hh, _, _, weight_hr = weights[0]
     fixed = (

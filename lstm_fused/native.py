@@ -21,17 +21,32 @@ def layer(
     batch_sizes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments and results as in lstm_fused.layer.layer; limits are those of torch.nn.LSTM."""
-    weight_ih, weight_hh, bias_ih, _, weight_hr = weights[0]
+    return stack(x, h0, c0, [weights], 0.0, batch_sizes)
+
+
+def stack(
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    layers: Sequence[Sequence[Direction]],
+    dropout: float,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All layers in one call: cuDNN finds the weights of a flattened module in one piece only so.
+
+    h0 [L*D, B, P], c0 [L*D, B, H], or None; dropout between layers, 0 outside training.
+    """
+    weight_ih, weight_hh, bias_ih, _, weight_hr = layers[0][0]
     output, hidden = weight_hh.shape[1], weight_hh.shape[0] // 4
-    D = len(weights)
+    L, D = len(layers), len(layers[0])
     if h0 is None or c0 is None:
         batch = x.shape[1] if batch_sizes is None else int(batch_sizes[0])
-        h0 = x.new_zeros(D, batch, output) if h0 is None else h0
-        c0 = x.new_zeros(D, batch, hidden) if c0 is None else c0
-    flat = [w for direction in weights for w in direction if w is not None]
-    # cuDNN refuses a backward after a call with train=False, whatever module.training says.
-    train = torch.is_grad_enabled()
-    biases, bidirectional = bias_ih is not None, D == 2
+        h0 = x.new_zeros(L * D, batch, output) if h0 is None else h0
+        c0 = x.new_zeros(L * D, batch, hidden) if c0 is None else c0
+    flat = [w for directions in layers for weights in directions for w in weights if w is not None]
+    # cuDNN refuses a backward after a call with train=False, whatever module.training says; its
+    # dropout is then on as well, but for the probability.
+    options = (bias_ih is not None, L, dropout, torch.is_grad_enabled() or dropout > 0, D == 2)
     if batch_sizes is None:
-        return torch._VF.lstm(x, (h0, c0), flat, biases, 1, 0.0, train, bidirectional, False)
-    return torch._VF.lstm(x, batch_sizes, (h0, c0), flat, biases, 1, 0.0, train, bidirectional)
+        return torch._VF.lstm(x, (h0, c0), flat, *options, False)
+    return torch._VF.lstm(x, batch_sizes, (h0, c0), flat, *options)
