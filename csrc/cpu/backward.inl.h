@@ -21,16 +21,15 @@ struct BackwardTask {
   Barrier* barriers;
 };
 
+// Lays the task out from `base` on; returns the elements used. base may be null to measure.
 template <class T>
 static int64_t plan_backward(const LayerBackward& p, T* base, BackwardTask<T>& task) {
   const Dims& d = p.d;
   int64_t used = 0;
   task.p = &p;
   for (int64_t i = 0; i < d.D; ++i) {
-    task.w_hh[i] = base + used;
-    used += ceil_div(d.P, kPanel<T>) * 4 * d.H * kPanel<T>;
-    task.w_hr[i] = base + used;
-    used += p.w_hr[i] ? ceil_div(d.H, kPanel<T>) * d.P * kPanel<T> : 0;
+    task.w_hh[i] = take(base, used, ceil_div(d.P, kPanel<T>) * 4 * d.H * kPanel<T>);
+    task.w_hr[i] = take(base, used, p.w_hr[i] ? ceil_div(d.H, kPanel<T>) * d.P * kPanel<T> : 0);
   }
   return used;
 }

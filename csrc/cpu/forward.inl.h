@@ -40,13 +40,6 @@ struct ForwardTask {
   Barrier* barriers;
 };
 
-template <class T>
-static T* take(T* base, int64_t& used, int64_t elements) {
-  T* const place = base + used;
-  used += ceil_div(elements, 16) * 16;  // 64 bytes of the smallest type
-  return place;
-}
-
 // Lays the task out from `base` on; returns the elements used. base may be null to measure.
 template <class T>
 static int64_t plan_forward(const LayerForward& p, T* base, ForwardTask<T>& task) {
@@ -105,7 +98,7 @@ struct ForwardStep {
   const T* y_prev;        // [rows, y_stride]
   const T* h0;            // [B, P] or the zeros, then h0_stride is 0
   int64_t h0_stride;
-  T* gates;    // [rows, 4, H]
+  T* gates;    // [rows, 4, H], or nullptr: with x, if c is not wanted
   T* c_state;  // [B, H]
   T* c;        // [rows, H] or nullptr
   T* y;        // [rows, y_stride]
@@ -185,7 +178,7 @@ struct GateTile {
     }
     for (int r = 0; r < R; ++r) {
       const int64_t row = b + r;
-      T* gates = s.gates + row * 4 * s.H + unit;
+      T* gates = s.gates ? s.gates + row * 4 * s.H + unit : nullptr;
       V gate[4], h, c = V::load(s.c_state + row * s.H + unit, lanes);
       for (int g = 0; g < 4; ++g) {
         gate[g] = V::load(product.at[r][g]);

@@ -1,4 +1,5 @@
-// How a layer is shared among the members of a team: pure arithmetic.
+// How a layer is shared among the members of a team, and a workspace among its parts: pure
+// arithmetic.
 //
 // Directions are independent, and so are slices of the batch: sharing by these needs no
 // synchronisation. What is left over shares the hidden units of one slice, at the price of a
@@ -60,6 +61,14 @@ constexpr Share share(const Dims& d, int tile_rows, int member, int members) {
   s.parts = parts;
   s.barrier = group * slices + slice;
   return s;
+}
+
+// The next part of a workspace, of which `used` elements are taken; null where base is: to measure.
+template <class T>
+static T* take(T* base, int64_t& used, int64_t elements) {
+  T* const place = base ? base + used : nullptr;
+  used += ceil_div(elements, 16) * 16;  // 64 bytes of the smallest type
+  return place;
 }
 
 }  // namespace lf::LF_ISA

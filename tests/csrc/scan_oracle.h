@@ -1,0 +1,219 @@
+// Random layers in double, and the naive answer to each: a sequence after another, a number after
+// another. No code is shared with the kernels but the cell.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "contract/params.h"
+
+#define LF_ISA oracle
+#include "cell/lstm.h"
+
+namespace lf::oracle {
+
+using Values = std::vector<double>;  // empty: the tensor is absent
+
+// SplitMix64: the same problems on every machine.
+struct Random {
+  uint64_t state;
+
+  uint64_t next() {
+    uint64_t z = state += 0x9e3779b97f4a7c15;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+    return z ^ (z >> 31);
+  }
+  int64_t from_to(int64_t low, int64_t high) { return low + int64_t(next() % (high - low + 1)); }
+  bool one_in(int n) { return next() % n == 0; }
+};
+
+// A layer and what reaches its backward. Every value is one of T, held in double.
+struct Problem {
+  Dims d;
+  int64_t I;
+  int threads;
+  bool want_dh0;
+  bool end;  // overruns meet a guard page, else underruns do
+  std::vector<int64_t> lengths, offsets;
+  Values x, w_ih[2], w_hh[2], w_hr[2], b_ih[2], b_hh[2], h0, c0;  // shapes: contract/params.h
+  Values dy, dh_n, dc_n;
+};
+
+template <class T>
+Values uniform(Random& random, int64_t n, double limit) {
+  Values values(n);
+  for (double& value : values) value = T(limit * (double(random.next()) * 0x1p-63 - 1));
+  return values;
+}
+
+template <class T>
+Values perhaps(Random& random, int64_t n, double limit) {
+  return random.one_in(3) ? Values{} : uniform<T>(random, n, limit);
+}
+
+template <class T>
+Problem make_problem(Random& random, int64_t H) {
+  Problem p{};
+  Dims& d = p.d;
+  const bool projection = H > 1 && random.one_in(2), ragged = random.one_in(2);
+  d.H = H;
+  d.P = projection ? random.from_to(1, H - 1) : H;
+  d.D = random.from_to(1, 2);
+  p.I = random.from_to(1, random.one_in(4) ? 40 : 9);
+  switch (random.from_to(0, 3)) {
+    case 0:  // At most 64 rows, which are multiplied by weights as they are.
+      d.B = random.from_to(1, 8), d.T = random.from_to(1, 8);
+      break;
+    case 1:  // Few rows a step and many in all: the input is projected in chunks of steps.
+      d.B = random.from_to(1, 5), d.T = random.from_to(14, 60);
+      break;
+    case 2:  // Full tiles at every step.
+      d.B = random.from_to(6, 16), d.T = random.from_to(5, 12);
+      break;
+    default:  // On both sides of the 64.
+      d.B = random.from_to(31, 34), d.T = 2;
+  }
+  for (int64_t b = 0; b < d.B; ++b)
+    p.lengths.push_back(ragged && b > 0 ? random.from_to(1, d.T) : d.T);
+  std::sort(p.lengths.rbegin(), p.lengths.rend());
+  for (int64_t t = 0; t <= d.T; ++t) {
+    p.offsets.push_back(d.N);
+    for (int64_t length : p.lengths) d.N += length > t;
+  }
+  p.threads = int(random.from_to(1, 3));
+  p.want_dh0 = !random.one_in(4);
+  p.end = random.one_in(2);
+
+  const int64_t outputs = d.D * d.B * d.P, states = d.D * d.B * d.H;
+  p.x = uniform<T>(random, d.N * p.I, 2);
+  const bool b_ih = random.one_in(2), b_hh = random.one_in(2);
+  for (int64_t i = 0; i < d.D; ++i) {
+    p.w_ih[i] = uniform<T>(random, 4 * d.H * p.I, 1 / std::sqrt(double(p.I)));
+    p.w_hh[i] = uniform<T>(random, 4 * d.H * d.P, 1 / std::sqrt(double(d.P)));
+    if (projection) p.w_hr[i] = uniform<T>(random, d.P * d.H, 1 / std::sqrt(double(d.H)));
+    if (b_ih) p.b_ih[i] = uniform<T>(random, 4 * d.H, 0.5);
+    if (b_hh) p.b_hh[i] = uniform<T>(random, 4 * d.H, 0.5);
+  }
+  p.h0 = perhaps<T>(random, outputs, 1);
+  p.c0 = perhaps<T>(random, states, 1);
+  p.dy = perhaps<T>(random, d.N * d.D * d.P, 1);
+  p.dh_n = perhaps<T>(random, outputs, 1);
+  p.dc_n = perhaps<T>(random, states, 1);
+  return p;
+}
+
+// out += a w^T for w [rows, K].
+inline void add_product(double* out, const double* w, const double* a, int64_t rows, int64_t K) {
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t k = 0; k < K; ++k) out[row] += w[row * K + k] * a[k];
+}
+
+// out += a w for w [rows, K].
+inline void add_transposed(double* out, const double* w, const double* a, int64_t rows, int64_t K) {
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t k = 0; k < K; ++k) out[k] += w[row * K + k] * a[row];
+}
+
+// n values from `at` on, or zeros.
+inline Values part(const Values& values, int64_t at, int64_t n) {
+  if (values.empty()) return Values(n);
+  return Values(values.begin() + at, values.begin() + at + n);
+}
+
+struct Forward {
+  Values gates, y, h_n, c_n, c;
+};
+
+struct Backward {
+  Values dgates, dh0, dc0, dh, h_cell;
+};
+
+// The row of step k of batch element b, in the order of direction i.
+inline int64_t row_of(const Problem& p, int64_t i, int64_t b, int64_t k) {
+  return p.offsets[i == 1 ? p.lengths[b] - 1 - k : k] + b;
+}
+
+inline void forward_of(const Problem& p, Forward& out, int64_t i, int64_t b) {
+  const Dims& d = p.d;
+  const int64_t H = d.H, P = d.P;
+  Values h = part(p.h0, (i * d.B + b) * P, P), c = part(p.c0, (i * d.B + b) * H, H);
+  for (int64_t k = 0; k < p.lengths[b]; ++k) {
+    const int64_t row = row_of(p, i, b, k), at = i * d.N + row;
+    Values pre = part(p.b_ih[i], 0, 4 * H), h_cell(H);
+    const Values b_hh = part(p.b_hh[i], 0, 4 * H);
+    for (int64_t j = 0; j < 4 * H; ++j) pre[j] += b_hh[j];
+    add_product(pre.data(), p.w_ih[i].data(), &p.x[row * p.I], 4 * H, p.I);
+    add_product(pre.data(), p.w_hh[i].data(), h.data(), 4 * H, P);
+    for (int64_t u = 0; u < H; ++u) {
+      double gate[4] = {pre[u], pre[H + u], pre[2 * H + u], pre[3 * H + u]};
+      LstmCell::forward(gate, c[u], h_cell[u]);
+      out.c[at * H + u] = c[u];
+      for (int64_t g = 0; g < 4; ++g) out.gates[(at * 4 + g) * H + u] = gate[g];
+    }
+    if (p.w_hr[i].empty()) {
+      h = h_cell;
+    } else {
+      h.assign(P, 0);
+      add_product(h.data(), p.w_hr[i].data(), h_cell.data(), P, H);
+    }
+    std::copy(h.begin(), h.end(), &out.y[(row * d.D + i) * P]);
+  }
+  std::copy(h.begin(), h.end(), &out.h_n[(i * d.B + b) * P]);
+  std::copy(c.begin(), c.end(), &out.c_n[(i * d.B + b) * H]);
+}
+
+// gates, c: what the kernel is given as well.
+inline void backward_of(const Problem& p, const Values& gates, const Values& c, Backward& out,
+                        int64_t i, int64_t b) {
+  const Dims& d = p.d;
+  const int64_t H = d.H, P = d.P;
+  const Values c0 = part(p.c0, (i * d.B + b) * H, H);
+  Values later = part(p.dh_n, (i * d.B + b) * P, P), dc = part(p.dc_n, (i * d.B + b) * H, H);
+  for (int64_t k = p.lengths[b] - 1; k >= 0; --k) {
+    const int64_t row = row_of(p, i, b, k), at = i * d.N + row;
+    const Values c_prev = k > 0 ? part(c, (i * d.N + row_of(p, i, b, k - 1)) * H, H) : c0;
+    Values dh = part(p.dy, (row * d.D + i) * P, P);
+    for (int64_t j = 0; j < P; ++j) dh[j] += later[j];
+    std::copy(dh.begin(), dh.end(), &out.dh[at * P]);
+    if (!p.w_hr[i].empty()) {
+      Values dh_cell(H);
+      add_transposed(dh_cell.data(), p.w_hr[i].data(), dh.data(), P, H);
+      dh = dh_cell;
+    }
+    for (int64_t u = 0; u < H; ++u) {
+      double gate[4];
+      for (int64_t g = 0; g < 4; ++g) gate[g] = gates[(at * 4 + g) * H + u];
+      LstmCell::backward(gate, c_prev[u], c[at * H + u], dh[u], dc[u], out.h_cell[at * H + u]);
+      for (int64_t g = 0; g < 4; ++g) out.dgates[(at * 4 + g) * H + u] = gate[g];
+    }
+    later.assign(P, 0);
+    add_transposed(later.data(), p.w_hh[i].data(), &out.dgates[at * 4 * H], 4 * H, P);
+  }
+  std::copy(later.begin(), later.end(), &out.dh0[(i * d.B + b) * P]);
+  std::copy(dc.begin(), dc.end(), &out.dc0[(i * d.B + b) * H]);
+}
+
+inline Forward oracle_forward(const Problem& p) {
+  const Dims& d = p.d;
+  const int64_t cells = d.D * d.N * d.H, starts = d.D * d.B;
+  Forward out{Values(4 * cells), Values(d.N * d.D * d.P), Values(starts * d.P),
+              Values(starts * d.H), Values(cells)};
+  for (int64_t i = 0; i < d.D; ++i)
+    for (int64_t b = 0; b < d.B; ++b) forward_of(p, out, i, b);
+  return out;
+}
+
+inline Backward oracle_backward(const Problem& p, const Values& gates, const Values& c) {
+  const Dims& d = p.d;
+  const int64_t cells = d.D * d.N * d.H, starts = d.D * d.B;
+  Backward out{Values(4 * cells), Values(starts * d.P), Values(starts * d.H),
+               Values(d.D * d.N * d.P), Values(cells)};
+  for (int64_t i = 0; i < d.D; ++i)
+    for (int64_t b = 0; b < d.B; ++b) backward_of(p, gates, c, out, i, b);
+  return out;
+}
+
+}  // namespace lf::oracle

@@ -1,0 +1,84 @@
+"""The CPU scan beside a naive oracle under sanitizers, and cpu.neon under an emulator.
+
+scan_check.cpp draws the problems, compares, and says what its criterion is; no torch is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lstm_fused import _build
+from lstm_fused.dispatch import KERNELS
+
+ROOT = Path(__file__).resolve().parents[2]
+CANNOT_RUN_HERE = 2  # what scan_check exits with
+
+# The sanitizer's red zones around every local variable double the time to compile; the bounds of
+# arrays are checked all the same.
+SANITIZERS = ["-g1", "-fno-var-tracking", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
+SANITIZERS += ["--param=asan-stack=0", "--param=asan-instrumentation-with-call-threshold=0"]
+CROSS_COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+
+
+def build(compiler: list[str], flags: list[str], folder: Path) -> Path:
+    """Compile and link scan_check; a source after another, to leave the other cores alone."""
+    program = folder / "scan_check"
+    sources = [*sorted((ROOT / "csrc/cpu").glob("*.cpp")), ROOT / "csrc/dispatch/registry.cpp"]
+    sources.append(Path(__file__).with_name("scan_check.cpp"))
+    common = ["-std=c++20", "-O1", "-fopenmp", f"-I{ROOT / 'csrc'}"]
+    done = subprocess.run(
+        [*compiler, *common, *flags, *map(str, sources), "-o", str(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def run(command: list[str]) -> None:
+    """Run scan_check; skip where the variant cannot run here, with the variant's own words."""
+    done = subprocess.run(
+        command,
+        # Waiting threads sleep: more of them than cores is one of the cases. The kernels allocate
+        # nothing, so there is nothing to leak; looking for leaks fails where ptrace is forbidden.
+        env=os.environ | {"OMP_WAIT_POLICY": "passive", "ASAN_OPTIONS": "detect_leaks=0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if done.returncode == CANNOT_RUN_HERE:
+        pytest.skip(done.stdout.strip())
+    # The last problem before a sanitizer's report is the one that it is about.
+    report = "\n".join(done.stderr.splitlines()[-40:])
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}\n{report}"
+    assert "problems, worst error" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scan_check for this machine."""
+    return build(_build.find_compiler(), SANITIZERS, tmp_path_factory.mktemp("sanitized"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in KERNELS if name.startswith("cpu.")])
+def test_scan_under_sanitizers(sanitized: Path, name: str) -> None:
+    run([str(sanitized), name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cpu.neon"])
+def test_scan_under_an_emulator(name: str, tmp_path: Path) -> None:
+    for tool in (CROSS_COMPILER, EMULATOR):
+        if shutil.which(tool) is None:
+            pytest.skip(
+                f"{tool} is not on PATH: install it (`apt install g++-aarch64-linux-gnu qemu-user`)"
+            )
+    run([EMULATOR, str(build([CROSS_COMPILER], ["-static"], tmp_path)), name])
