@@ -53,12 +53,6 @@ def available() -> bool:
     return True
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """CPU kernels compute 16-bit tensors in float32 and keep that for backward."""
-    half = x.dtype in (torch.float16, torch.bfloat16)
-    return torch.float32 if half and x.device.type == "cpu" else x.dtype
-
-
 def state_dtype(x: Tensor) -> torch.dtype:
     """Cell states are kept in float32 at least."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -133,7 +127,7 @@ def _fake_forward(
         x.new_empty((*x.shape[:-1], D * P)),
         x.new_empty((D, B, P)),
         x.new_empty((D, B, H)),
-        x.new_empty((kept, rows, 4, H), dtype=compute_dtype(x)),
+        x.new_empty((kept, rows, 4, H)),
         x.new_empty((kept, rows, H), dtype=state_dtype(x)),
     )
 

@@ -33,7 +33,7 @@ struct LayerForward {
   const void* h0;                    // [D, B, P] dtype, or nullptr: zeros
   const void* c0;                    // [D, B, H] state, or nullptr: zeros
   void* gates;  // [D, N, 4, H] dtype, out, if c is wanted: activations. In, unless
-                // the variant projects the input: x W_ih^T + b_ih + b_hh
+                // the variant does the products over all rows: x W_ih^T + b_ih + b_hh
   void* y;      // [N, D, P] dtype
   void* h_n;    // [D, B, P] dtype
   void* c_n;    // [D, B, H] state
@@ -45,9 +45,14 @@ struct LayerBackward {
   DType dtype;
   Dims d;
   const int64_t* offsets;            // [T + 1] on the host
+  int64_t I;                         // input size
+  const void* x;                     // [N, I]    dtype
+  const void* w_ih[kMaxDirections];  // [4, H, I] dtype
   const void* w_hh[kMaxDirections];  // [4, H, P] dtype
   const void* w_hr[kMaxDirections];  // [P, H]    dtype, or nullptr: no projection
+  const void* h0;                    // [D, B, P] dtype, or nullptr: zeros
   const void* c0;                    // [D, B, H] state, or nullptr: zeros
+  const void* y;                     // [N, D, P] dtype
   const void* gates;                 // [D, N, 4, H] dtype, activations
   const void* c;                     // [D, N, H] state
   const void* dy;                    // [N, D, P] dtype, or nullptr: zeros
@@ -58,6 +63,12 @@ struct LayerBackward {
   void* dc0;                         // [D, B, H] state; the running gradient of c lives here
   void* dh;                          // [D, N, P] dtype, with a projection: whole gradient of y
   void* h_cell;                      // [D, N, H] dtype, with a projection: output before it
+  // Out, if the variant does the products over all rows; each nullptr where not wanted:
+  void* dx;                     // [N, I]    dtype
+  void* dw_ih[kMaxDirections];  // [4, H, I] dtype
+  void* dw_hh[kMaxDirections];  // [4, H, P] dtype
+  void* db[kMaxDirections];     // [4, H]    dtype, of either bias
+  void* dw_hr[kMaxDirections];  // [P, H]    dtype
 };
 
 // A strided matrix in device memory.

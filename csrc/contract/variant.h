@@ -8,11 +8,13 @@ namespace lf {
 struct Variant {
   const char* name;  // "device.word"
   Device device;
-  bool projects_input;            // false: gates must hold the projected input
+  // Does it do the products over all rows: the projection of the input, the gradients of the
+  // weights and of the input? If not, the caller does (ops/products.h).
+  bool whole_layer;
   const char* (*why_not_here)();  // why this machine or build cannot run it; nullptr: it can
   const char* (*why_not)(Cell, DType, const Dims&);  // why it refuses a case; nullptr: it takes it
   size_t (*forward_workspace)(const LayerForward&);
-  size_t (*backward_workspace)(const LayerBackward&);
+  size_t (*backward_workspace)(const LayerBackward&, int threads);
   void (*forward)(const LayerForward&, const Context&);
   void (*backward)(const LayerBackward&, const Context&);
 };

@@ -1,12 +1,13 @@
 // The CPU scan, backward. Included once per ISA.
 //
 // Steps run in the opposite order. The gradient of h is dy plus the next step's dgates times W_hh;
-// without a projection the cell's backward runs on it before it leaves the registers. With one, the
-// gradient of y waits in dh for a second product, with W_hr. The weights' gradients are large
-// matrix products over all steps, done by the caller.
+// without a projection the cell's backward runs on it while it is in L1. With one, the gradient of
+// y waits in dh for a second product, with W_hr. The products over all rows follow
+// (gradients.inl.h).
 #pragma once
 
 #include "contract/order.h"
+#include "cpu/gradients.inl.h"
 #include "cpu/plan.h"
 #include "cpu/team.h"
 #include "cpu/tile.inl.h"
@@ -16,6 +17,7 @@ namespace lf::LF_ISA {
 template <class T>
 struct BackwardTask {
   const LayerBackward* p;
+  GradientTask<T> gradients;
   T* w_hh[kMaxDirections];  // packed panels of columns, in the workspace
   T* w_hr[kMaxDirections];
   Barrier* barriers;
@@ -23,7 +25,7 @@ struct BackwardTask {
 
 // Lays the task out from `base` on; returns the elements used. base may be null to measure.
 template <class T>
-static int64_t plan_backward(const LayerBackward& p, T* base, BackwardTask<T>& task) {
+static int64_t plan_backward(const LayerBackward& p, int threads, T* base, BackwardTask<T>& task) {
   const Dims& d = p.d;
   int64_t used = 0;
   task.p = &p;
@@ -31,6 +33,7 @@ static int64_t plan_backward(const LayerBackward& p, T* base, BackwardTask<T>& t
     task.w_hh[i] = take(base, used, ceil_div(d.P, kPanel<T>) * 4 * d.H * kPanel<T>);
     task.w_hr[i] = take(base, used, p.w_hr[i] ? ceil_div(d.H, kPanel<T>) * d.P * kPanel<T> : 0);
   }
+  plan_gradients(p, threads, base, used, task.gradients);
   return used;
 }
 
@@ -40,14 +43,12 @@ static void pack_backward(const void* task_, int member, int members) {
   const LayerBackward& p = *task.p;
   const Dims& d = p.d;
   for (int64_t i = 0; i < d.D; ++i) {
-    const int64_t hh_panels = ceil_div(d.P, kPanel<T>);
-    const int64_t hr_panels = p.w_hr[i] ? ceil_div(d.H, kPanel<T>) : 0;
-    for (int64_t q = member; q < hh_panels; q += members)
-      pack_columns(static_cast<const T*>(p.w_hh[i]), 4 * d.H, d.P, q * kPanel<T>,
-                   task.w_hh[i] + q * 4 * d.H * kPanel<T>);
-    for (int64_t q = member; q < hr_panels; q += members)
-      pack_columns(static_cast<const T*>(p.w_hr[i]), d.P, d.H, q * kPanel<T>,
-                   task.w_hr[i] + q * d.P * kPanel<T>);
+    pack_all_columns(static_cast<const T*>(p.w_hh[i]), 4 * d.H, d.P, task.w_hh[i], member, members);
+    if (p.w_hr[i])
+      pack_all_columns(static_cast<const T*>(p.w_hr[i]), d.P, d.H, task.w_hr[i], member, members);
+    if (p.dx)
+      pack_all_columns(static_cast<const T*>(p.w_ih[i]), 4 * d.H, p.I, task.gradients.w_ih[i],
+                       member, members);
   }
 }
 
@@ -73,26 +74,13 @@ struct BackwardStep {
   T* dh0;                // [B, P] or nullptr
 };
 
-// What the step's output is owed by later steps, for R rows and four vectors of columns; false:
-// that is nothing. A tile never holds rows that go on and rows that end.
-template <class T, int R>
-LF_FN bool recurrent_gradient(const BackwardStep<T>& s, int64_t b, int64_t column,
-                              Tile<T, R>& product) {
-  if (b >= s.continuing) return false;
+// out = dgates W_hh for R rows from b on and one panel of columns.
+template <class T, int R, int J>
+LF_FN void multiply_gates(const BackwardStep<T>& s, const T* dgates, int64_t b, int64_t column,
+                          Tile<T, R>& out) {
   const T* a[R];
-  for (int r = 0; r < R; ++r) a[r] = s.dgates_next + (b + r) * 4 * s.H;
-  multiply<T, R>(product, a, s.w_hh + column * 4 * s.H, 4 * s.H);
-  return true;
-}
-
-// The whole gradient of the output: one vector of it.
-template <class T>
-LF_FN Vec<T> output_gradient(const BackwardStep<T>& s, int64_t row, int64_t column, int lanes,
-                             const T* recurrent) {
-  using V = Vec<T>;
-  const V dy = s.dy ? V::load(s.dy + row * s.y_stride + column, lanes) : V(0);
-  if (recurrent) return dy + V::load(recurrent);
-  return s.dh_n ? dy + V::load(s.dh_n + row * s.P + column, lanes) : dy;
+  for (int r = 0; r < R; ++r) a[r] = dgates + (b + r) * 4 * s.H;
+  multiply<T, R, J>(out, a, s.w_hh + column * 4 * s.H, 4 * s.H);
 }
 
 // The cell's backward on one vector of units.
@@ -115,62 +103,51 @@ LF_FN void cell_backward(const BackwardStep<T>& s, int64_t row, int64_t unit, in
   if (s.w_hr) h.store(s.h_cell + at, lanes);
 }
 
-// Columns are units: there is no projection.
+// The whole gradient of the output, and without a projection the cell's backward on it. A tile
+// never holds rows that go on, which later steps owe something, and rows that end.
 template <class T, class CellType>
-struct UnitGradientTile {
-  const BackwardStep<T>& s;
-
-  template <int R>
-  LF_FN void run(int64_t b, int64_t column) const {
-    Tile<T, R> product;
-    int lanes[4];
-    panel_lanes<T>(column, s.H, lanes);
-    const bool recurrent = recurrent_gradient<T, R>(s, b, column, product);
-    for (int r = 0; r < R; ++r)
-      for (int j = 0; j < 4 && lanes[j]; ++j) {
-        const int64_t unit = column + j * Vec<T>::kWidth;
-        const T* later = recurrent ? product.at[r][j] : nullptr;
-        cell_backward<T, CellType>(s, b + r, unit, lanes[j],
-                                   output_gradient(s, b + r, unit, lanes[j], later));
-      }
-  }
-};
-
-// With a projection, first half: the gradient of y.
-template <class T>
 struct OutputGradientTile {
   const BackwardStep<T>& s;
 
-  template <int R>
+  template <int R, int J>
   LF_FN void run(int64_t b, int64_t column) const {
-    Tile<T, R> product;
+    using V = Vec<T>;
+    Tile<T, R> later;
     int lanes[4];
     panel_lanes<T>(column, s.P, lanes);
-    const bool recurrent = recurrent_gradient<T, R>(s, b, column, product);
+    const bool goes_on = b < s.continuing;
+    if (goes_on) multiply_gates<T, R, J>(s, s.dgates_next, b, column, later);
     for (int r = 0; r < R; ++r)
-      for (int j = 0; j < 4 && lanes[j]; ++j) {
-        const int64_t at = column + j * Vec<T>::kWidth;
-        const T* later = recurrent ? product.at[r][j] : nullptr;
-        output_gradient(s, b + r, at, lanes[j], later).store(s.dh + (b + r) * s.P + at, lanes[j]);
+      for (int j = 0; j < J && lanes[j]; ++j) {
+        const int64_t row = b + r, at = column + j * V::kWidth;
+        V dh = s.dy ? V::load(s.dy + row * s.y_stride + at, lanes[j]) : V(0);
+        if (goes_on)
+          dh = dh + V::load(later.at[r][j]);
+        else if (s.dh_n)
+          dh = dh + V::load(s.dh_n + row * s.P + at, lanes[j]);
+        if (s.w_hr)
+          dh.store(s.dh + row * s.P + at, lanes[j]);
+        else
+          cell_backward<T, CellType>(s, row, at, lanes[j], dh);
       }
   }
 };
 
-// With a projection, second half: through W_hr into the cell.
+// With a projection: from the gradient of y through W_hr into the cell.
 template <class T, class CellType>
-struct ProjectedGradientTile {
+struct CellGradientTile {
   const BackwardStep<T>& s;
 
-  template <int R>
+  template <int R, int J>
   LF_FN void run(int64_t b, int64_t column) const {
     Tile<T, R> product;
     const T* a[R];
     int lanes[4];
     panel_lanes<T>(column, s.H, lanes);
     for (int r = 0; r < R; ++r) a[r] = s.dh + (b + r) * s.P;
-    multiply<T, R>(product, a, s.w_hr + column * s.P, s.P);
+    multiply<T, R, J>(product, a, s.w_hr + column * s.P, s.P);
     for (int r = 0; r < R; ++r)
-      for (int j = 0; j < 4 && lanes[j]; ++j)
+      for (int j = 0; j < J && lanes[j]; ++j)
         cell_backward<T, CellType>(s, b + r, column + j * Vec<T>::kWidth, lanes[j],
                                    Vec<T>::load(product.at[r][j]));
   }
@@ -181,42 +158,23 @@ template <class T>
 struct InitialGradientTile {
   const BackwardStep<T>& s;
 
-  template <int R>
+  template <int R, int J>
   LF_FN void run(int64_t b, int64_t column) const {
     Tile<T, R> product;
-    const T* a[R];
-    int lanes[4];
-    panel_lanes<T>(column, s.P, lanes);
-    for (int r = 0; r < R; ++r) a[r] = s.dgates + (b + r) * 4 * s.H;
-    multiply<T, R>(product, a, s.w_hh + column * 4 * s.H, 4 * s.H);
-    for (int r = 0; r < R; ++r)
-      for (int j = 0; j < 4; ++j)
-        Vec<T>::load(product.at[r][j])
-            .store(s.dh0 + (b + r) * s.P + column + j * Vec<T>::kWidth, lanes[j]);
+    multiply_gates<T, R, J>(s, s.dgates, b, column, product);
+    store_tile<T, R, J>(product, s.dh0 + b * s.P, s.P, column);
   }
 };
-
-// The rows [b0, b1) for every column panel of one part; rows that go on and rows that end apart.
-template <class Tile>
-static void for_panels(const Tile& tile, int64_t b0, int64_t split, int64_t b1, int64_t column0,
-                       int64_t column1, int64_t panel) {
-  const int64_t middle = split < b0 ? b0 : split < b1 ? split : b1;
-  for (int64_t column = column0; column < column1; column += panel) {
-    for_rows(tile, b0, middle, column);
-    for_rows(tile, middle, b1, column);
-  }
-}
 
 template <class T, class CellType>
 static void scan_backward(const BackwardTask<T>& task, const Share& share, int64_t i) {
   const LayerBackward& p = *task.p;
   const Dims& d = p.d;
   const Order order{p.offsets, d.T, i == 1};
-  const int64_t h_panels = ceil_div(d.H, kPanel<T>), p_panels = ceil_div(d.P, kPanel<T>);
-  const int64_t unit0 = h_panels * share.part / share.parts * kPanel<T>;
-  const int64_t unit1 = h_panels * (share.part + 1) / share.parts * kPanel<T>;
-  const int64_t column0 = p_panels * share.part / share.parts * kPanel<T>;
-  const int64_t column1 = p_panels * (share.part + 1) / share.parts * kPanel<T>;
+  const int64_t unit0 = first_column<T>(d.H, share.part, share.parts);
+  const int64_t unit1 = first_column<T>(d.H, share.part + 1, share.parts);
+  const int64_t column0 = first_column<T>(d.P, share.part, share.parts);
+  const int64_t column1 = first_column<T>(d.P, share.part + 1, share.parts);
   Barrier& barrier = task.barriers[share.barrier];
 
   BackwardStep<T> s{};
@@ -232,7 +190,7 @@ static void scan_backward(const BackwardTask<T>& task, const Share& share, int64
 
   for (int64_t step = d.T - 1; step >= 0; --step) {
     const int64_t row = i * d.N + order.first_row(step), rows = order.rows(step);
-    const int64_t b1 = rows < share.b1 ? rows : share.b1;
+    const int64_t b0 = share.b0, b1 = rows < share.b1 ? rows : share.b1;
     s.continued = order.continued(step);
     s.continuing = order.continuing(step);
     s.dy =
@@ -243,21 +201,21 @@ static void scan_backward(const BackwardTask<T>& task, const Share& share, int64
     s.dgates = static_cast<T*>(p.dgates) + row * 4 * d.H;
     s.c_prev =
         step ? static_cast<const T*>(p.c) + (i * d.N + order.first_row(step - 1)) * d.H : nullptr;
+    s.dh = p.dh ? static_cast<T*>(p.dh) + row * d.P : nullptr;
+    s.h_cell = p.h_cell ? static_cast<T*>(p.h_cell) + row * d.H : nullptr;
+
+    const int64_t middle = s.continuing < b0 ? b0 : s.continuing < b1 ? s.continuing : b1;
+    const OutputGradientTile<T, CellType> output{s};
+    for_panels<T>(output, b0, middle, column0, column1);
+    for_panels<T>(output, middle, b1, column0, column1);
     if (s.w_hr) {
-      s.dh = static_cast<T*>(p.dh) + row * d.P;
-      s.h_cell = static_cast<T*>(p.h_cell) + row * d.H;
-      for_panels(OutputGradientTile<T>{s}, share.b0, s.continuing, b1, column0, column1, kPanel<T>);
       barrier.wait(share.parts);
-      for_panels(ProjectedGradientTile<T, CellType>{s}, share.b0, b1, b1, unit0, unit1, kPanel<T>);
-    } else {
-      for_panels(UnitGradientTile<T, CellType>{s}, share.b0, s.continuing, b1, unit0, unit1,
-                 kPanel<T>);
+      for_panels<T>(CellGradientTile<T, CellType>{s}, b0, b1, unit0, unit1);
     }
     barrier.wait(share.parts);
-    if (s.dh0 && s.continued < b1) {
-      const int64_t first = s.continued < share.b0 ? share.b0 : s.continued;
-      for_panels(InitialGradientTile<T>{s}, first, b1, b1, column0, column1, kPanel<T>);
-    }
+    if (s.dh0 && s.continued < b1)
+      for_panels<T>(InitialGradientTile<T>{s}, s.continued < b0 ? b0 : s.continued, b1, column0,
+                    column1);
   }
 }
 
@@ -270,9 +228,9 @@ static void backward_member(const void* task_, int member, int members) {
 }
 
 template <class T>
-static size_t backward_workspace_of(const LayerBackward& p) {
+static size_t backward_workspace_of(const LayerBackward& p, int threads) {
   BackwardTask<T> task;
-  return plan_backward<T>(p, nullptr, task) * sizeof(T);
+  return plan_backward<T>(p, threads, nullptr, task) * sizeof(T);
 }
 
 template <class T, class CellType>
@@ -280,8 +238,9 @@ static void backward_of(const LayerBackward& p, const Context& context) {
   const Dims& d = p.d;
   Barrier barriers[kMaxTeam];
   BackwardTask<T> task{};
-  plan_backward(p, static_cast<T*>(context.workspace), task);
+  plan_backward(p, context.threads, static_cast<T*>(context.workspace), task);
   task.barriers = barriers;
+  std::memset(task.gradients.zeros, 0, d.P * sizeof(T));
   const size_t state = d.D * d.B * d.H * sizeof(T);
   if (p.dc_n)
     std::memcpy(p.dc0, p.dc_n, state);
@@ -290,6 +249,7 @@ static void backward_of(const LayerBackward& p, const Context& context) {
   const int threads = team_size(d, context.threads);
   run_team(threads, pack_backward<T>, &task);
   run_team(threads, backward_member<T, CellType>, &task);
+  run_team(task.gradients.members, gradients_member<T>, &task.gradients);
 }
 
 }  // namespace lf::LF_ISA

@@ -138,7 +138,7 @@ template <class T>
 struct InputTile {
   const ForwardStep<T>& s;
 
-  template <int R>
+  template <int R, int J>
   LF_FN void run(int64_t b, int64_t unit) const {
     using V = Vec<T>;
     const int lanes = s.H - unit < V::kWidth ? int(s.H - unit) : V::kWidth;
@@ -160,7 +160,7 @@ template <class T, class CellType>
 struct GateTile {
   const ForwardStep<T>& s;
 
-  template <int R>
+  template <int R, int J>
   LF_FN void run(int64_t b, int64_t unit) const {
     using V = Vec<T>;
     const int lanes = s.H - unit < V::kWidth ? int(s.H - unit) : V::kWidth;
@@ -203,7 +203,7 @@ template <class T>
 struct ProjectTile {
   const ForwardStep<T>& s;
 
-  template <int R>
+  template <int R, int J>
   LF_FN void run(int64_t b, int64_t column) const {
     using V = Vec<T>;
     Tile<T, R> product;
@@ -212,11 +212,11 @@ struct ProjectTile {
     panel_lanes<T>(column, s.P, lanes);
     for (int r = 0; r < R; ++r) a[r] = s.h_cell + (b + r) * s.H;
     if (s.packed)
-      multiply<T, R>(product, a, s.w_hr + column * s.H, s.H);
+      multiply<T, R, J>(product, a, s.w_hr + column * s.H, s.H);
     else
       multiply_rows<T, R>(product, a, s.w_hr + column * s.H, V::kWidth, lanes, s.H);
     for (int r = 0; r < R; ++r)
-      for (int j = 0; j < 4; ++j)
+      for (int j = 0; j < J; ++j)
         store_output(s, b + r, column + j * V::kWidth, V::load(product.at[r][j]), lanes[j]);
   }
 };
@@ -230,9 +230,8 @@ static void scan_forward(const ForwardTask<T>& task, const Share& share, int64_t
   const int64_t units = Vec<T>::kWidth, panels = ceil_div(d.H, units);
   const int64_t unit0 = panels * share.part / share.parts * units;
   const int64_t unit1 = panels * (share.part + 1) / share.parts * units;
-  const int64_t row_panels = ceil_div(d.P, kPanel<T>);
-  const int64_t column0 = row_panels * share.part / share.parts * kPanel<T>;
-  const int64_t column1 = row_panels * (share.part + 1) / share.parts * kPanel<T>;
+  const int64_t column0 = first_column<T>(d.P, share.part, share.parts);
+  const int64_t column1 = first_column<T>(d.P, share.part + 1, share.parts);
   Barrier& barrier = task.barriers[share.barrier];
 
   const T* x = static_cast<const T*>(p.x);
@@ -264,7 +263,7 @@ static void scan_forward(const ForwardTask<T>& task, const Share& share, int64_t
       s.x = x + begin * p.I;
       s.gates = gates + (begin - first_row) * 4 * d.H;
       for (int64_t unit = unit0; unit < unit1; unit += units)
-        for_rows(InputTile<T>{s}, 0, end - begin, unit);
+        for_rows<4>(InputTile<T>{s}, 0, end - begin, unit);
     }
     const int64_t row = order.first_row(step), rows = order.rows(step);
     const int64_t b1 = rows < share.b1 ? rows : share.b1;
@@ -278,11 +277,10 @@ static void scan_forward(const ForwardTask<T>& task, const Share& share, int64_t
     s.continuing = order.continuing(step);
     s.multiply = step > 0 || p.h0;
     for (int64_t unit = unit0; unit < unit1; unit += units)
-      for_rows(GateTile<T, CellType>{s}, share.b0, b1, unit);
+      for_rows<4>(GateTile<T, CellType>{s}, share.b0, b1, unit);
     if (s.h_cell) {
       barrier.wait(share.parts);
-      for (int64_t column = column0; column < column1; column += kPanel<T>)
-        for_rows(ProjectTile<T>{s}, share.b0, b1, column);
+      for_panels<T>(ProjectTile<T>{s}, share.b0, b1, column0, column1);
     }
     barrier.wait(share.parts);
   }

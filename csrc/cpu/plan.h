@@ -26,10 +26,13 @@ constexpr double kFlopsPerMember = 3e5, kFlopsPerPart = 3e4;
 
 constexpr double step_flops(const Dims& d, int64_t rows) { return 8.0 * d.H * d.P * rows; }
 
-constexpr int team_size(const Dims& d, int threads) {
-  const double wanted = d.D * step_flops(d, d.N) / kFlopsPerMember;
+constexpr int team_for(double flops, int threads) {
+  const double wanted = flops / kFlopsPerMember;
   const int most = threads < kMaxTeam ? threads : kMaxTeam;
   return wanted < most ? int(wanted) + 1 : most;
+}
+constexpr int team_size(const Dims& d, int threads) {
+  return team_for(d.D * step_flops(d, d.N), threads);
 }
 
 // The largest divisor of n that is at most limit (and at least 1).

@@ -18,8 +18,9 @@ static size_t forward_workspace(const LayerForward& p) {
   return p.dtype == DType::f64 ? forward_workspace_of<double>(p) : forward_workspace_of<float>(p);
 }
 
-static size_t backward_workspace(const LayerBackward& p) {
-  return p.dtype == DType::f64 ? backward_workspace_of<double>(p) : backward_workspace_of<float>(p);
+static size_t backward_workspace(const LayerBackward& p, int threads) {
+  return p.dtype == DType::f64 ? backward_workspace_of<double>(p, threads)
+                               : backward_workspace_of<float>(p, threads);
 }
 
 #define LF_CASE(id, CellType)                                           \

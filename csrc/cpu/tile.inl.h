@@ -23,11 +23,12 @@ struct alignas(64) Tile {
 // chain a gradient was 1.4 times further off than the one rule of the tests allows.
 constexpr int64_t kChain = 128;
 
-// out = a b, plus out if add: a gives a row of K elements each, b is a packed panel [K][4][W].
+// out = a b, plus out if add: element k of row r is rows[r][k * kStep], b is a packed panel
+// [K][4][W], of which the first J vectors count.
 //
 // A function of its own, so that the compiler has all registers for the accumulators: inlined into
 // the cell's code it kept a third of them on the stack, at half the speed.
-template <class T, int R>
+template <class T, int R, int J = 4, int kStep = 1>
 [[gnu::noinline]] static void multiply(Tile<T, R>& out, const T* const (&rows)[R], const T* b,
                                        int64_t K, bool add = false) {
   using V = Vec<T>;
@@ -36,18 +37,18 @@ template <class T, int R>
   for (int r = 0; r < R; ++r) a[r] = rows[r];
   for (int64_t k0 = 0; k0 < K; k0 += kChain) {
     const int64_t terms = K - k0 < kChain ? K - k0 : kChain;
-    V acc[R][4];
+    V acc[R][J];
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) acc[r][j] = V(0);
+      for (int j = 0; j < J; ++j) acc[r][j] = V(0);
 #pragma GCC unroll 2
     for (int64_t k = 0; k < terms; ++k, b += kPanel<T>) {
       V x[R];
 #pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) x[r] = V(a[r][k]);
+      for (int r = 0; r < R; ++r) x[r] = V(a[r][k * kStep]);
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
+      for (int j = 0; j < J; ++j) {
         const V w = V::load(b + j * V::kWidth);
 #pragma GCC unroll 6
         for (int r = 0; r < R; ++r) acc[r][j] = fma(x[r], w, acc[r][j]);
@@ -55,9 +56,9 @@ template <class T, int R>
     }
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
-      a[r] += terms;
+      a[r] += terms * kStep;
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j)
+      for (int j = 0; j < J; ++j)
         (add || k0 > 0 ? acc[r][j] + V::load(out.at[r][j]) : acc[r][j]).store(out.at[r][j]);
     }
   }
@@ -92,18 +93,39 @@ template <class T, int R>
     }
 }
 
-// Runs a tile, a functor with run<R>(row, column), over the rows [b, b1) of one panel.
-template <class Tile, int R>
+// Runs a tile, a functor with run<R, J>(row, column), over the rows [b, b1) of one panel.
+template <int J, class Tile, int R>
 LF_FN void for_rows_left(const Tile& tile, int64_t b, int64_t left, int64_t column) {
   if (left == R)
-    tile.template run<R>(b, column);
+    tile.template run<R, J>(b, column);
   else if constexpr (R > 1)
-    for_rows_left<Tile, R - 1>(tile, b, left, column);
+    for_rows_left<J, Tile, R - 1>(tile, b, left, column);
 }
-template <class Tile>
+template <int J, class Tile>
 static void for_rows(const Tile& tile, int64_t b, int64_t b1, int64_t column) {
-  for (; b + kTileRows <= b1; b += kTileRows) tile.template run<kTileRows>(b, column);
-  if (b < b1) for_rows_left<Tile, kTileRows - 1>(tile, b, b1 - b, column);
+  for (; b + kTileRows <= b1; b += kTileRows) tile.template run<kTileRows, J>(b, column);
+  if (b < b1) for_rows_left<J, Tile, kTileRows - 1>(tile, b, b1 - b, column);
+}
+
+// The same over the panels of the columns [column, columns), the last of which may be narrow.
+template <class T, class Tile>
+static void for_panels(const Tile& tile, int64_t b, int64_t b1, int64_t column, int64_t columns) {
+  for (; column < columns; column += kPanel<T>) {
+    const int64_t left = columns - column;
+    if (left <= Vec<T>::kWidth)
+      for_rows<1>(tile, b, b1, column);
+    else if (left <= 2 * Vec<T>::kWidth)
+      for_rows<2>(tile, b, b1, column);
+    else
+      for_rows<4>(tile, b, b1, column);
+  }
+}
+
+// Where part `part` of `parts` of n columns begins: at a panel, or at n.
+template <class T>
+LF_FN int64_t first_column(int64_t n, int part, int parts) {
+  const int64_t column = ceil_div(n, kPanel<T>) * part / parts * kPanel<T>;
+  return column < n ? column : n;
 }
 
 // How many of n columns from `first` on lie in each vector of a panel.
@@ -114,6 +136,17 @@ LF_FN void panel_lanes(int64_t first, int64_t n, int (&lanes)[4]) {
     const int64_t left = n - first - j * W;
     lanes[j] = left >= W ? W : left > 0 ? int(left) : 0;
   }
+}
+
+// The first J vectors of a tile to the rows of out [R, n], from `column` on.
+template <class T, int R, int J>
+LF_FN void store_tile(const Tile<T, R>& tile, T* out, int64_t n, int64_t column) {
+  using V = Vec<T>;
+  int lanes[4];
+  panel_lanes<T>(column, n, lanes);
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < J; ++j)
+      V::load(tile.at[r][j]).store(out + r * n + column + j * V::kWidth, lanes[j]);
 }
 
 // Panel of gates: w [4, H, K] row-major to [K][4][W], W hidden units from `unit` on.
@@ -143,6 +176,13 @@ static void pack_columns(const T* w, int64_t K, int64_t n, int64_t first, T* pan
     for (int j = 0; j < 4; ++j)
       V::load(w + k * n + first + j * V::kWidth, lanes[j])
           .store(panel + k * kPanel<T> + j * V::kWidth);
+}
+
+// One member's share of all the panels of columns of w [K, n].
+template <class T>
+static void pack_all_columns(const T* w, int64_t K, int64_t n, T* panels, int member, int members) {
+  for (int64_t q = member; q < ceil_div(n, kPanel<T>); q += members)
+    pack_columns(w, K, n, q * kPanel<T>, panels + q * K * kPanel<T>);
 }
 
 // Panel of rows as columns: w [n, K] row-major to [K][4][W], rows from `first` on.

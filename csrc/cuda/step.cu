@@ -236,7 +236,7 @@ size_t forward_workspace(const LayerForward& p) {
   return p.w_hr[0] ? p.d.B * p.d.H * element_size(p.dtype) : 0;
 }
 
-size_t backward_workspace(const LayerBackward& p) {
+size_t backward_workspace(const LayerBackward& p, int) {
   const int64_t cell = p.w_hr[0] ? p.d.B * p.d.H : 0;
   return (recurrent_elements(p.d) + cell) * element_size(p.dtype);
 }

@@ -1,25 +1,12 @@
-// Forward of one layer: project the input by one large product, unless the variant does so itself,
-// then let the variant run the scan.
+// Forward of one layer: project the input by one large product, unless the variant does the whole
+// layer, then let it run.
 #include <algorithm>
 
 #include "ops/layer.h"
 #include "ops/ops.h"
+#include "ops/products.h"
 
 namespace lf::ops {
-namespace {
-
-// gates [N, 4H] of one direction = x w_ih^T + b_ih + b_hh.
-void project_input(const Layer& layer, const Direction& w, const Tensor& gates) {
-  if (!w.b_ih && !w.b_hh) return mm(gates, layer.x, transposed(w.w_ih));
-  // a - (-1) b: the stable ABI has subtract with a scale, and no add.
-  const Tensor bias = w.b_ih && w.b_hh ? torch::stable::subtract(*w.b_ih, *w.b_hh, -1.0)
-                      : w.b_ih         ? *w.b_ih
-                                       : *w.b_hh;
-  addmm(gates, bias, layer.x, transposed(w.w_ih));
-}
-
-}  // namespace
-
 Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalTensor& c0,
                       const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
                       const OptionalTensor& b_hh, const OptionalTensor& w_hr,
@@ -37,7 +24,7 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
   check_state("c0", c0, x, d, d.H);
 
   const DType state = state_dtype(layer.dtype);
-  const bool project = !layer.variant->projects_input;
+  const bool project = !layer.variant->whole_layer;
   const Tensor gates = empty(x, {save ? d.D : 0, d.N, 4, d.H}, layer.dtype);
   const Tensor work = project && !save ? empty(x, {d.D, d.N, 4, d.H}, layer.dtype) : gates;
   const Tensor c = empty(x, {save ? d.D : 0, d.N, d.H}, state);
@@ -70,7 +57,8 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
   p.c = save ? data(c) : nullptr;
 
   if (d.N > 0) {
-    const Run run(x, layer.variant->forward_workspace(p));
+    Run run(x);
+    run.allocate(x, layer.variant->forward_workspace(p));
     for (int64_t i = 0; project && i < d.D; ++i)
       project_input(layer, layer.directions[i], matrix(work, d.N, gate_rows, i * d.N * gate_rows));
     layer.variant->forward(p, run.context());
@@ -79,7 +67,7 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
                                             {std::max<int64_t>(d.B, 1) * d.D * d.P, d.D * d.P, 1})
                                      : y;
   return {prepare(shaped, layer.storage), prepare(h_n, layer.storage), prepare(c_n, layer.storage),
-          gates, c};
+          prepare(gates, layer.storage), c};
 }
 
 }  // namespace lf::ops

@@ -158,7 +158,7 @@ void check_state(const char* name, const OptionalTensor& t, const Tensor& x, con
                   " must be [D, B, size] = ", text({d.D, d.B, size}), ", got ", text(*t));
 }
 
-Run::Run(const Tensor& like, size_t workspace) {
+Run::Run(const Tensor& like) {
   if (like.is_cuda()) {
     STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream, "this torch has no CUDA");
     context_.device_index = like.get_device_index();
@@ -170,10 +170,12 @@ Run::Run(const Tensor& like, size_t workspace) {
     // Asked at every call: OpenMP's own default in a new thread ignores torch.set_num_threads.
     context_.threads = int(torch::stable::get_num_threads());
   }
-  if (workspace) {
-    workspace_ = empty_bytes(like, workspace);
-    context_.workspace = data(*workspace_);
-  }
+}
+
+void Run::allocate(const Tensor& like, size_t workspace) {
+  if (!workspace) return;
+  workspace_ = empty_bytes(like, workspace);
+  context_.workspace = data(*workspace_);
 }
 
 }  // namespace lf::ops

@@ -50,7 +50,8 @@ void check_state(const char* name, const OptionalTensor& t, const Tensor& x, con
 // The device guard, stream and workspace of one run.
 class Run {
  public:
-  Run(const Tensor& like, size_t workspace);
+  explicit Run(const Tensor& like);
+  void allocate(const Tensor& like, size_t workspace);
   const Context& context() const { return context_; }
 
  private:

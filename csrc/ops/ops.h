@@ -8,7 +8,7 @@
 namespace lf::ops {
 
 // y [T, B, D*P] or [N, D*P], h_n [D, B, P], c_n [D, B, H], and for backward gates [D, N, 4, H]
-// in the compute dtype and c [D, N, H] in its state dtype, both empty unless save.
+// in the dtype of x and c [D, N, H] in its state dtype, both empty unless save.
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalTensor& c0,

@@ -307,12 +307,17 @@ def test_saved_bytes_of_a_known_graph() -> None:
     assert saved_bytes.saved_bytes(module, torch.randn(5, 4, requires_grad=True)) == 5 * 7 * 4
 
 
-def test_we_keep_no_more_for_backward_than_torch() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [{}, {"proj_size": 8}, {"bidirectional": True}], ids=str)
+def test_we_keep_no_more_for_backward_than_torch(
+    dtype: torch.dtype, options: dict[str, Any]
+) -> None:
     import lstm_fused
 
-    x = torch.randn(20, 8, 16, requires_grad=True)
+    x = torch.randn(20, 8, 16, dtype=dtype, requires_grad=True)
     theirs, ours = (
-        saved_bytes.saved_bytes(lstm(16, 32), x) for lstm in (torch.nn.LSTM, lstm_fused.LSTM)
+        saved_bytes.saved_bytes(lstm(16, 32, dtype=dtype, **options), x)
+        for lstm in (torch.nn.LSTM, lstm_fused.LSTM)
     )
     assert 0 < ours <= theirs
 

@@ -48,7 +48,12 @@ std::string describe(const Problem& p, int number) {
                {" dy", !p.dy.empty()},
                {" dh_n", !p.dh_n.empty()},
                {" dc_n", !p.dc_n.empty()},
-               {" dh0", p.want_dh0}};
+               {" dh0", p.want_dh0},
+               {" dx", p.want_dx},
+               {" dw_ih", p.want_dw_ih},
+               {" dw_hh", p.want_dw_hh},
+               {" db", p.want_db},
+               {" dw_hr", p.want_dw_hr}};
   for (const auto& part : parts)
     if (part.present) text += part.name;
   return text;
@@ -118,29 +123,51 @@ struct Check {
     compare(name, "c", c, want.c);
   }
 
-  // activations, c: as float or double, from the oracle's forward.
-  void backward(const Backward& want, const Values& activations, const Values& cells, bool over) {
+  // given: what the kernel saved, from the oracle, each value one of T.
+  void backward(const Backward& want, const Forward& given, bool over) {
     const Dims& d = p.d;
     const bool projection = !p.w_hr[0].empty();
     const Guarded<int64_t> offsets(p.offsets, p.end);
     const Guarded<T> w_hh[2] = {{p.w_hh[0], p.end}, {p.w_hh[1], p.end}};
     const Guarded<T> w_hr[2] = {{p.w_hr[0], p.end}, {p.w_hr[1], p.end}};
-    const Guarded<T> c0(p.c0, p.end), dy(p.dy, p.end), dh_n(p.dh_n, p.end), dc_n(p.dc_n, p.end);
-    const Guarded<T> gates(activations, p.end), c(cells, p.end);
+    const Guarded<T> w_ih[2] = {{p.w_ih[0], p.end}, {p.w_ih[1], p.end}};
+    const Guarded<T> x(p.x, p.end), h0(p.h0, p.end), c0(p.c0, p.end);
+    const Guarded<T> dy(p.dy, p.end), dh_n(p.dh_n, p.end), dc_n(p.dc_n, p.end);
+    const Guarded<T> gates(given.gates, p.end), c(given.c, p.end), y(given.y, p.end);
     const Guarded<T> dgates(d.D * d.N * 4 * d.H, p.end);
     const Guarded<T> dh0(p.want_dh0 ? d.D * d.B * d.P : 0, p.end), dc0(d.D * d.B * d.H, p.end);
     const Guarded<T> dh(projection ? d.D * d.N * d.P : 0, p.end);
     const Guarded<T> h_cell(projection ? d.D * d.N * d.H : 0, p.end);
-    if (over) std::copy(activations.begin(), activations.end(), dgates.data());
+    const auto room = [&](bool wanted, const Values& of) {
+      return Guarded<T>(wanted ? int64_t(of.size()) : 0, p.end);
+    };
+    const Guarded<T> dx = room(p.want_dx, want.dx);
+    const Guarded<T> dw_ih[2] = {room(p.want_dw_ih, want.dw_ih[0]),
+                                 room(p.want_dw_ih, want.dw_ih[1])};
+    const Guarded<T> dw_hh[2] = {room(p.want_dw_hh, want.dw_hh[0]),
+                                 room(p.want_dw_hh, want.dw_hh[1])};
+    const Guarded<T> db[2] = {room(p.want_db, want.db[0]), room(p.want_db, want.db[1])};
+    const Guarded<T> dw_hr[2] = {room(p.want_dw_hr, want.dw_hr[0]),
+                                 room(p.want_dw_hr, want.dw_hr[1])};
+    if (over) std::copy(given.gates.begin(), given.gates.end(), dgates.data());
     LayerBackward b{};
     b.dtype = sizeof(T) == 4 ? lf::DType::f32 : lf::DType::f64;
     b.d = d;
     b.offsets = offsets.data();
+    b.I = p.I;
+    b.x = x.data();
     for (int64_t i = 0; i < d.D; ++i) {
+      b.w_ih[i] = w_ih[i].data();
       b.w_hh[i] = w_hh[i].data();
       b.w_hr[i] = w_hr[i].data();
+      b.dw_ih[i] = dw_ih[i].data();
+      b.dw_hh[i] = dw_hh[i].data();
+      b.db[i] = db[i].data();
+      b.dw_hr[i] = dw_hr[i].data();
     }
+    b.h0 = h0.data();
     b.c0 = c0.data();
+    b.y = y.data();
     b.gates = over ? dgates.data() : gates.data();
     b.c = c.data();
     b.dy = dy.data();
@@ -151,7 +178,8 @@ struct Check {
     b.dc0 = dc0.data();
     b.dh = dh.data();
     b.h_cell = h_cell.data();
-    run(variant.backward, b, variant.backward_workspace(b));
+    b.dx = dx.data();
+    run(variant.backward, b, variant.backward_workspace(b, p.threads));
 
     const char* const name = over ? "backward over the gates" : "backward";
     compare(name, "dgates", dgates, want.dgates);
@@ -159,6 +187,13 @@ struct Check {
     compare(name, "dc0", dc0, want.dc0);
     compare(name, "dh", dh, want.dh);
     compare(name, "h_cell", h_cell, want.h_cell);
+    compare(name, "dx", dx, want.dx);
+    for (int64_t i = 0; i < d.D; ++i) {
+      compare(name, "dw_ih", dw_ih[i], want.dw_ih[i]);
+      compare(name, "dw_hh", dw_hh[i], want.dw_hh[i]);
+      compare(name, "db", db[i], want.db[i]);
+      compare(name, "dw_hr", dw_hr[i], want.dw_hr[i]);
+    }
   }
 
   template <class Layer>
@@ -180,11 +215,11 @@ double check(const Variant& variant, Random& random, int64_t H, int number) {
   Forward forward = oracle_forward(p);
   check.forward(forward, true);
   check.forward(forward, false);
-  for (double& value : forward.gates) value = T(value);
-  for (double& value : forward.c) value = T(value);
-  const Backward backward = oracle_backward(p, forward.gates, forward.c);
-  check.backward(backward, forward.gates, forward.c, false);
-  check.backward(backward, forward.gates, forward.c, true);
+  for (Values* values : {&forward.gates, &forward.c, &forward.y})
+    for (double& value : *values) value = T(value);
+  const Backward backward = oracle_backward(p, forward.gates, forward.c, forward.y);
+  check.backward(backward, forward, false);
+  check.backward(backward, forward, true);
   return check.worst;
 }
 

@@ -35,7 +35,7 @@ struct Problem {
   Dims d;
   int64_t I;
   int threads;
-  bool want_dh0;
+  bool want_dh0, want_dx, want_dw_ih, want_dw_hh, want_db, want_dw_hr;
   bool end;  // overruns meet a guard page, else underruns do
   std::vector<int64_t> lengths, offsets;
   Values x, w_ih[2], w_hh[2], w_hr[2], b_ih[2], b_hh[2], h0, c0;  // shapes: contract/params.h
@@ -84,7 +84,9 @@ Problem make_problem(Random& random, int64_t H) {
     for (int64_t length : p.lengths) d.N += length > t;
   }
   p.threads = int(random.from_to(1, 3));
-  p.want_dh0 = !random.one_in(4);
+  for (bool* want :
+       {&p.want_dh0, &p.want_dx, &p.want_dw_ih, &p.want_dw_hh, &p.want_db, &p.want_dw_hr})
+    *want = !random.one_in(4);
   p.end = random.one_in(2);
 
   const int64_t outputs = d.D * d.B * d.P, states = d.D * d.B * d.H;
@@ -117,6 +119,12 @@ inline void add_transposed(double* out, const double* w, const double* a, int64_
     for (int64_t k = 0; k < K; ++k) out[k] += w[row * K + k] * a[row];
 }
 
+// w += a b^T for w [rows, K].
+inline void add_outer(double* w, const double* a, const double* b, int64_t rows, int64_t K) {
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t k = 0; k < K; ++k) w[row * K + k] += a[row] * b[k];
+}
+
 // n values from `at` on, or zeros.
 inline Values part(const Values& values, int64_t at, int64_t n) {
   if (values.empty()) return Values(n);
@@ -128,7 +136,8 @@ struct Forward {
 };
 
 struct Backward {
-  Values dgates, dh0, dc0, dh, h_cell;
+  Values dgates, dh0, dc0, dh, h_cell, dx;
+  Values dw_ih[2], dw_hh[2], db[2], dw_hr[2];
 };
 
 // The row of step k of batch element b, in the order of direction i.
@@ -165,9 +174,9 @@ inline void forward_of(const Problem& p, Forward& out, int64_t i, int64_t b) {
   std::copy(c.begin(), c.end(), &out.c_n[(i * d.B + b) * H]);
 }
 
-// gates, c: what the kernel is given as well.
-inline void backward_of(const Problem& p, const Values& gates, const Values& c, Backward& out,
-                        int64_t i, int64_t b) {
+// gates, c, y: what the kernel is given as well.
+inline void backward_of(const Problem& p, const Values& gates, const Values& c, const Values& y,
+                        Backward& out, int64_t i, int64_t b) {
   const Dims& d = p.d;
   const int64_t H = d.H, P = d.P;
   const Values c0 = part(p.c0, (i * d.B + b) * H, H);
@@ -189,8 +198,17 @@ inline void backward_of(const Problem& p, const Values& gates, const Values& c, 
       LstmCell::backward(gate, c_prev[u], c[at * H + u], dh[u], dc[u], out.h_cell[at * H + u]);
       for (int64_t g = 0; g < 4; ++g) out.dgates[(at * 4 + g) * H + u] = gate[g];
     }
+    const double* const dgates = &out.dgates[at * 4 * H];
+    const Values before = k > 0 ? part(y, (row_of(p, i, b, k - 1) * d.D + i) * P, P)
+                                : part(p.h0, (i * d.B + b) * P, P);
+    add_transposed(&out.dx[row * p.I], p.w_ih[i].data(), dgates, 4 * H, p.I);
+    add_outer(out.dw_ih[i].data(), dgates, &p.x[row * p.I], 4 * H, p.I);
+    add_outer(out.dw_hh[i].data(), dgates, before.data(), 4 * H, P);
+    for (int64_t j = 0; j < 4 * H; ++j) out.db[i][j] += dgates[j];
+    if (!p.w_hr[i].empty())
+      add_outer(out.dw_hr[i].data(), &out.dh[at * P], &out.h_cell[at * H], P, H);
     later.assign(P, 0);
-    add_transposed(later.data(), p.w_hh[i].data(), &out.dgates[at * 4 * H], 4 * H, P);
+    add_transposed(later.data(), p.w_hh[i].data(), dgates, 4 * H, P);
   }
   std::copy(later.begin(), later.end(), &out.dh0[(i * d.B + b) * P]);
   std::copy(dc.begin(), dc.end(), &out.dc0[(i * d.B + b) * H]);
@@ -206,13 +224,19 @@ inline Forward oracle_forward(const Problem& p) {
   return out;
 }
 
-inline Backward oracle_backward(const Problem& p, const Values& gates, const Values& c) {
+inline Backward oracle_backward(const Problem& p, const Values& gates, const Values& c,
+                                const Values& y) {
   const Dims& d = p.d;
   const int64_t cells = d.D * d.N * d.H, starts = d.D * d.B;
-  Backward out{Values(4 * cells), Values(starts * d.P), Values(starts * d.H),
-               Values(d.D * d.N * d.P), Values(cells)};
-  for (int64_t i = 0; i < d.D; ++i)
-    for (int64_t b = 0; b < d.B; ++b) backward_of(p, gates, c, out, i, b);
+  Backward out{Values(4 * cells),       Values(starts * d.P), Values(starts * d.H),
+               Values(d.D * d.N * d.P), Values(cells),        Values(d.N * p.I)};
+  for (int64_t i = 0; i < d.D; ++i) {
+    out.dw_ih[i].resize(4 * d.H * p.I);
+    out.dw_hh[i].resize(4 * d.H * d.P);
+    out.db[i].resize(4 * d.H);
+    out.dw_hr[i].resize(p.w_hr[i].size());
+    for (int64_t b = 0; b < d.B; ++b) backward_of(p, gates, c, y, out, i, b);
+  }
   return out;
 }
 
