@@ -1,48 +1,28 @@
 // cuda.step: one matrix product and one gate kernel per time step. Takes any shape and dtype, runs
 // on the caller's stream, never waits for the device, and can be captured in a CUDA graph.
-#include <cuda_runtime.h>
-
-#include <stdexcept>
-#include <string>
+#include <initializer_list>
 
 #define LF_ISA cuda
 #include "cell/list.h"
 #include "contract/order.h"
 #include "contract/variant.h"
+#include "cuda/lstm_fused/dev.cuh"
 #include "cuda/lstm_fused/gates.cuh"
 
 namespace lf::cuda {
 namespace {
 
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("cuda.step: ") + what + ": " + cudaGetErrorString(error));
-}
-
-cudaStream_t stream_of(const Context& context) { return static_cast<cudaStream_t>(context.stream); }
-
 template <class Kernel, class Parameters>
 void launch(const Context& context, Kernel kernel, const Parameters& p, int64_t threads) {
-  if (threads == 0) return;
-  kernel<<<unsigned(ceil_div(threads, kGateThreads)), kGateThreads, 0, stream_of(context)>>>(p);
-  check(cudaGetLastError(), "launch");
+  if (threads > 0)
+    dev::launch(context, {unsigned(ceil_div(threads, kGateThreads)), kGateThreads}, kernel, p);
 }
 
 void copy_or_zero(const Context& context, void* to, const void* from, size_t bytes) {
   if (from)
-    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_of(context)), "copy");
+    dev::copy(context, to, from, bytes);
   else
-    check(cudaMemsetAsync(to, 0, bytes, stream_of(context)), "memset");
-}
-
-// rows x columns elements, both sides strided by rows.
-template <class T>
-void copy_rows(const Context& context, T* to, int64_t to_stride, const T* from, int64_t from_stride,
-               int64_t rows, int64_t columns) {
-  if (rows == 0) return;
-  check(cudaMemcpy2DAsync(to, to_stride * sizeof(T), from, from_stride * sizeof(T),
-                          columns * sizeof(T), rows, cudaMemcpyDeviceToDevice, stream_of(context)),
-        "copy of rows");
+    dev::fill(context, to, 0, bytes);
 }
 
 template <class T>
@@ -117,8 +97,9 @@ void forward_direction(const LayerForward& p, const Context& context, int64_t i)
       context.gemm(context, dtype, matrix(y, k.rows, d.P, y_stride),
                    matrix(h_cell, k.rows, d.H, d.H),
                    transposed(matrix(static_cast<const T*>(p.w_hr[i]), d.P, d.H, d.H)), false);
-    copy_rows(context, h_n + continuing * d.P, d.P, y + continuing * y_stride, y_stride,
-              k.rows - continuing, d.P);
+    if (continuing < k.rows)
+      dev::copy_rows(context, h_n + continuing * d.P, d.P * sizeof(T), y + continuing * y_stride,
+                     y_stride * sizeof(T), d.P * sizeof(T), k.rows - continuing);
     y_prev = y;
   }
 }
@@ -241,19 +222,6 @@ size_t backward_workspace(const LayerBackward& p, int) {
   return (recurrent_elements(p.d) + cell) * element_size(p.dtype);
 }
 
-const char* find_device() {
-  int devices = 0;
-  const cudaError_t error = cudaGetDeviceCount(&devices);
-  if (error == cudaSuccess) return devices ? nullptr : "this machine has no CUDA device";
-  cudaGetLastError();  // takes back the error that was ours
-  return cudaGetErrorString(error);
-}
-
-const char* why_not_here() {
-  static const char* const reason = find_device();
-  return reason;
-}
-
 const char* why_not(Cell, DType, const Dims&) { return nullptr; }
 
 }  // namespace
@@ -264,7 +232,7 @@ namespace lf {
 const Variant cuda_step{"cuda.step",
                         Device::cuda,
                         false,
-                        cuda::why_not_here,
+                        dev::why_not_here,
                         cuda::why_not,
                         cuda::forward_workspace,
                         cuda::backward_workspace,

@@ -1,227 +1,13 @@
-// The CPU scan beside a naive oracle in double, without torch, so that it runs under sanitizers and
-// under an emulator:   scan_check cpu.avx2
+// The CPU scan beside the oracle:   scan_check cpu.avx2
 //
 // Exits with 0 and "N problems, worst error X eps", with 1 and the first wrong tensor, or with 2
 // and a sentence where the variant cannot run here. stderr holds a line per problem, written before
 // it runs: the last one is the problem that crashed.
-//
-// The criterion, for every tensor: error <= 64 eps(T) max(1, largest |reference|). The oracle gets
-// the very numbers that the kernel gets, so all that separates them is the kernel's rounding: sums
-// of some hundred terms of size 1, carried through a few steps. 64 eps is what the one rule
-// (tests/close.py) grants float64, where torch is no yardstick either; this is not about accuracy,
-// which that rule judges, but about numbers in the wrong place, and these are off by 1e4 eps.
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <limits>
-#include <string>
+#include "scan_check.h"
 
 #include "dispatch/registry.h"
-#include "guarded.h"
-#include "scan_oracle.h"
 
 namespace {
-
-using lf::Dims, lf::LayerBackward, lf::LayerForward, lf::Variant;
-using namespace lf::oracle;
-
-template <class T>
-std::string describe(const Problem& p, int number) {
-  std::string text = "problem " + std::to_string(number) + (sizeof(T) == 4 ? " float" : " double");
-  const struct {
-    const char* name;
-    int64_t value;
-  } sizes[] = {{"T", p.d.T}, {"B", p.d.B}, {"N", p.d.N}, {"I", p.I},
-               {"H", p.d.H}, {"P", p.d.P}, {"D", p.d.D}, {"threads", p.threads}};
-  for (const auto& size : sizes) text += std::string(" ") + size.name + std::to_string(size.value);
-  const struct {
-    const char* name;
-    bool present;
-  } parts[] = {{" ragged", p.lengths.back() < p.d.T},
-               {" projection", !p.w_hr[0].empty()},
-               {" b_ih", !p.b_ih[0].empty()},
-               {" b_hh", !p.b_hh[0].empty()},
-               {" h0", !p.h0.empty()},
-               {" c0", !p.c0.empty()},
-               {" dy", !p.dy.empty()},
-               {" dh_n", !p.dh_n.empty()},
-               {" dc_n", !p.dc_n.empty()},
-               {" dh0", p.want_dh0},
-               {" dx", p.want_dx},
-               {" dw_ih", p.want_dw_ih},
-               {" dw_hh", p.want_dw_hh},
-               {" db", p.want_db},
-               {" dw_hr", p.want_dw_hr}};
-  for (const auto& part : parts)
-    if (part.present) text += part.name;
-  return text;
-}
-
-template <class T>
-struct Check {
-  const Variant& variant;
-  const Problem& p;
-  std::string problem;
-  double worst = 0;  // in eps
-
-  void compare(const char* run, const char* name, const Guarded<T>& got, const Values& want) {
-    double scale = 1;
-    for (double value : want) scale = std::max(scale, std::fabs(value));
-    for (int64_t k = 0; k < got.size(); ++k) {
-      const double error = std::fabs(got.data()[k] - want[k]) / scale;
-      const double in_eps = error / std::numeric_limits<T>::epsilon();
-      if (!(in_eps <= 64)) {
-        std::printf("%s: %s, %s[%lld] is %.9g, should be %.9g: %.3g eps\n", problem.c_str(), run,
-                    name, static_cast<long long>(k), double(got.data()[k]), want[k], in_eps);
-        std::exit(1);
-      }
-      worst = std::max(worst, in_eps);
-    }
-  }
-
-  void forward(const Forward& want, bool save) {
-    const Dims& d = p.d;
-    const Guarded<int64_t> offsets(p.offsets, p.end);
-    const Guarded<T> x(p.x, p.end), h0(p.h0, p.end), c0(p.c0, p.end);
-    const Guarded<T> w_ih[2] = {{p.w_ih[0], p.end}, {p.w_ih[1], p.end}};
-    const Guarded<T> w_hh[2] = {{p.w_hh[0], p.end}, {p.w_hh[1], p.end}};
-    const Guarded<T> w_hr[2] = {{p.w_hr[0], p.end}, {p.w_hr[1], p.end}};
-    const Guarded<T> b_ih[2] = {{p.b_ih[0], p.end}, {p.b_ih[1], p.end}};
-    const Guarded<T> b_hh[2] = {{p.b_hh[0], p.end}, {p.b_hh[1], p.end}};
-    const Guarded<T> gates(save ? d.D * d.N * 4 * d.H : 0, p.end), y(d.N * d.D * d.P, p.end);
-    const Guarded<T> h_n(d.D * d.B * d.P, p.end), c_n(d.D * d.B * d.H, p.end);
-    const Guarded<T> c(save ? d.D * d.N * d.H : 0, p.end);
-    LayerForward f{};
-    f.dtype = sizeof(T) == 4 ? lf::DType::f32 : lf::DType::f64;
-    f.d = d;
-    f.offsets = offsets.data();
-    f.I = p.I;
-    f.x = x.data();
-    for (int64_t i = 0; i < d.D; ++i) {
-      f.w_ih[i] = w_ih[i].data();
-      f.b_ih[i] = b_ih[i].data();
-      f.b_hh[i] = b_hh[i].data();
-      f.w_hh[i] = w_hh[i].data();
-      f.w_hr[i] = w_hr[i].data();
-    }
-    f.h0 = h0.data();
-    f.c0 = c0.data();
-    f.gates = gates.data();
-    f.y = y.data();
-    f.h_n = h_n.data();
-    f.c_n = c_n.data();
-    f.c = c.data();
-    run(variant.forward, f, variant.forward_workspace(f));
-
-    const char* const name = save ? "forward" : "forward without backward";
-    compare(name, "y", y, want.y);
-    compare(name, "h_n", h_n, want.h_n);
-    compare(name, "c_n", c_n, want.c_n);
-    compare(name, "gates", gates, want.gates);
-    compare(name, "c", c, want.c);
-  }
-
-  // given: what the kernel saved, from the oracle, each value one of T.
-  void backward(const Backward& want, const Forward& given, bool over) {
-    const Dims& d = p.d;
-    const bool projection = !p.w_hr[0].empty();
-    const Guarded<int64_t> offsets(p.offsets, p.end);
-    const Guarded<T> w_hh[2] = {{p.w_hh[0], p.end}, {p.w_hh[1], p.end}};
-    const Guarded<T> w_hr[2] = {{p.w_hr[0], p.end}, {p.w_hr[1], p.end}};
-    const Guarded<T> w_ih[2] = {{p.w_ih[0], p.end}, {p.w_ih[1], p.end}};
-    const Guarded<T> x(p.x, p.end), h0(p.h0, p.end), c0(p.c0, p.end);
-    const Guarded<T> dy(p.dy, p.end), dh_n(p.dh_n, p.end), dc_n(p.dc_n, p.end);
-    const Guarded<T> gates(given.gates, p.end), c(given.c, p.end), y(given.y, p.end);
-    const Guarded<T> dgates(d.D * d.N * 4 * d.H, p.end);
-    const Guarded<T> dh0(p.want_dh0 ? d.D * d.B * d.P : 0, p.end), dc0(d.D * d.B * d.H, p.end);
-    const Guarded<T> dh(projection ? d.D * d.N * d.P : 0, p.end);
-    const Guarded<T> h_cell(projection ? d.D * d.N * d.H : 0, p.end);
-    const auto room = [&](bool wanted, const Values& of) {
-      return Guarded<T>(wanted ? int64_t(of.size()) : 0, p.end);
-    };
-    const Guarded<T> dx = room(p.want_dx, want.dx);
-    const Guarded<T> dw_ih[2] = {room(p.want_dw_ih, want.dw_ih[0]),
-                                 room(p.want_dw_ih, want.dw_ih[1])};
-    const Guarded<T> dw_hh[2] = {room(p.want_dw_hh, want.dw_hh[0]),
-                                 room(p.want_dw_hh, want.dw_hh[1])};
-    const Guarded<T> db[2] = {room(p.want_db, want.db[0]), room(p.want_db, want.db[1])};
-    const Guarded<T> dw_hr[2] = {room(p.want_dw_hr, want.dw_hr[0]),
-                                 room(p.want_dw_hr, want.dw_hr[1])};
-    if (over) std::copy(given.gates.begin(), given.gates.end(), dgates.data());
-    LayerBackward b{};
-    b.dtype = sizeof(T) == 4 ? lf::DType::f32 : lf::DType::f64;
-    b.d = d;
-    b.offsets = offsets.data();
-    b.I = p.I;
-    b.x = x.data();
-    for (int64_t i = 0; i < d.D; ++i) {
-      b.w_ih[i] = w_ih[i].data();
-      b.w_hh[i] = w_hh[i].data();
-      b.w_hr[i] = w_hr[i].data();
-      b.dw_ih[i] = dw_ih[i].data();
-      b.dw_hh[i] = dw_hh[i].data();
-      b.db[i] = db[i].data();
-      b.dw_hr[i] = dw_hr[i].data();
-    }
-    b.h0 = h0.data();
-    b.c0 = c0.data();
-    b.y = y.data();
-    b.gates = over ? dgates.data() : gates.data();
-    b.c = c.data();
-    b.dy = dy.data();
-    b.dh_n = dh_n.data();
-    b.dc_n = dc_n.data();
-    b.dgates = dgates.data();
-    b.dh0 = dh0.data();
-    b.dc0 = dc0.data();
-    b.dh = dh.data();
-    b.h_cell = h_cell.data();
-    b.dx = dx.data();
-    run(variant.backward, b, variant.backward_workspace(b, p.threads));
-
-    const char* const name = over ? "backward over the gates" : "backward";
-    compare(name, "dgates", dgates, want.dgates);
-    compare(name, "dh0", dh0, want.dh0);
-    compare(name, "dc0", dc0, want.dc0);
-    compare(name, "dh", dh, want.dh);
-    compare(name, "h_cell", h_cell, want.h_cell);
-    compare(name, "dx", dx, want.dx);
-    for (int64_t i = 0; i < d.D; ++i) {
-      compare(name, "dw_ih", dw_ih[i], want.dw_ih[i]);
-      compare(name, "dw_hh", dw_hh[i], want.dw_hh[i]);
-      compare(name, "db", db[i], want.db[i]);
-      compare(name, "dw_hr", dw_hr[i], want.dw_hr[i]);
-    }
-  }
-
-  template <class Layer>
-  void run(void (*scan)(const Layer&, const lf::Context&), const Layer& layer, size_t bytes) {
-    const Guarded<unsigned char> workspace(int64_t(bytes), p.end, 64);
-    lf::Context context{};
-    context.threads = p.threads;
-    context.workspace = workspace.data();
-    scan(layer, context);
-  }
-};
-
-// Returns the worst error, in eps.
-template <class T>
-double check(const Variant& variant, Random& random, int64_t H, int number) {
-  const Problem p = make_problem<T>(random, H);
-  Check<T> check{variant, p, describe<T>(p, number)};
-  std::fprintf(stderr, "%s\n", check.problem.c_str());
-  Forward forward = oracle_forward(p);
-  check.forward(forward, true);
-  check.forward(forward, false);
-  for (Values* values : {&forward.gates, &forward.c, &forward.y})
-    for (double& value : *values) value = T(value);
-  const Backward backward = oracle_backward(p, forward.gates, forward.c, forward.y);
-  check.backward(backward, forward, false);
-  check.backward(backward, forward, true);
-  return check.worst;
-}
 
 const lf::Row* find(const char* name) {
   for (const lf::Row& row : lf::variant_table)
@@ -245,13 +31,13 @@ int main(int argc, char** argv) {
   // Around the widths of vectors (2 to 16) and of panels (8 to 64), and enough for a team of three.
   const int64_t sizes[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
                            12, 13, 14, 15, 16, 17, 31, 32, 33, 50, 65};
-  Random random{1};
+  lf::check::Random random{1};
   double worst = 0;
   int problems = 0;
   for (int round = 0; round < kRounds; ++round)
     for (const int64_t H : sizes) {
-      worst = std::max(worst, check<float>(*row->variant, random, H, ++problems));
-      worst = std::max(worst, check<double>(*row->variant, random, H, ++problems));
+      worst = std::max(worst, lf::check::check<float>(*row->variant, {}, random, H, ++problems));
+      worst = std::max(worst, lf::check::check<double>(*row->variant, {}, random, H, ++problems));
     }
   std::printf("%d problems, worst error %.3g eps\n", problems, worst);
   return 0;

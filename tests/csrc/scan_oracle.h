@@ -16,6 +16,31 @@ namespace lf::oracle {
 
 using Values = std::vector<double>;  // empty: the tensor is absent
 
+// A storage type: its code, what states are kept in, its machine epsilon, and how many of them a
+// result may be off (scan_check.h).
+template <class T>
+struct Storage;
+template <>
+struct Storage<float> {
+  using State = float;
+  static constexpr DType kDType = DType::f32;
+  static constexpr const char* kName = "float";
+  static constexpr double kEps = 0x1p-23, kTolerance = 64;
+};
+template <>
+struct Storage<double> {
+  using State = double;
+  static constexpr DType kDType = DType::f64;
+  static constexpr const char* kName = "double";
+  static constexpr double kEps = 0x1p-52, kTolerance = 64;
+};
+
+// The nearest number that a T can hold.
+template <class T>
+double rounded(double value) {
+  return double(static_cast<typename Storage<T>::State>(T(value)));
+}
+
 // SplitMix64: the same problems on every machine.
 struct Random {
   uint64_t state;
@@ -45,7 +70,7 @@ struct Problem {
 template <class T>
 Values uniform(Random& random, int64_t n, double limit) {
   Values values(n);
-  for (double& value : values) value = T(limit * (double(random.next()) * 0x1p-63 - 1));
+  for (double& value : values) value = rounded<T>(limit * (double(random.next()) * 0x1p-63 - 1));
   return values;
 }
 
@@ -100,10 +125,10 @@ Problem make_problem(Random& random, int64_t H) {
     if (b_hh) p.b_hh[i] = uniform<T>(random, 4 * d.H, 0.5);
   }
   p.h0 = perhaps<T>(random, outputs, 1);
-  p.c0 = perhaps<T>(random, states, 1);
+  p.c0 = perhaps<typename Storage<T>::State>(random, states, 1);
   p.dy = perhaps<T>(random, d.N * d.D * d.P, 1);
   p.dh_n = perhaps<T>(random, outputs, 1);
-  p.dc_n = perhaps<T>(random, states, 1);
+  p.dc_n = perhaps<typename Storage<T>::State>(random, states, 1);
   return p;
 }
 
@@ -132,6 +157,7 @@ inline Values part(const Values& values, int64_t at, int64_t n) {
 }
 
 struct Forward {
+  Values projected;  // [D, N, 4, H]: x W_ih^T + b_ih + b_hh
   Values gates, y, h_n, c_n, c;
 };
 
@@ -140,12 +166,15 @@ struct Backward {
   Values dw_ih[2], dw_hh[2], db[2], dw_hr[2];
 };
 
+// What the projected input is rounded by before the scan adds to it; nullptr: by nothing.
+using Round = double (*)(double);
+
 // The row of step k of batch element b, in the order of direction i.
 inline int64_t row_of(const Problem& p, int64_t i, int64_t b, int64_t k) {
   return p.offsets[i == 1 ? p.lengths[b] - 1 - k : k] + b;
 }
 
-inline void forward_of(const Problem& p, Forward& out, int64_t i, int64_t b) {
+inline void forward_of(const Problem& p, Round round, Forward& out, int64_t i, int64_t b) {
   const Dims& d = p.d;
   const int64_t H = d.H, P = d.P;
   Values h = part(p.h0, (i * d.B + b) * P, P), c = part(p.c0, (i * d.B + b) * H, H);
@@ -155,6 +184,8 @@ inline void forward_of(const Problem& p, Forward& out, int64_t i, int64_t b) {
     const Values b_hh = part(p.b_hh[i], 0, 4 * H);
     for (int64_t j = 0; j < 4 * H; ++j) pre[j] += b_hh[j];
     add_product(pre.data(), p.w_ih[i].data(), &p.x[row * p.I], 4 * H, p.I);
+    if (round) std::transform(pre.begin(), pre.end(), pre.begin(), round);
+    std::copy(pre.begin(), pre.end(), &out.projected[at * 4 * H]);
     add_product(pre.data(), p.w_hh[i].data(), h.data(), 4 * H, P);
     for (int64_t u = 0; u < H; ++u) {
       double gate[4] = {pre[u], pre[H + u], pre[2 * H + u], pre[3 * H + u]};
@@ -214,13 +245,13 @@ inline void backward_of(const Problem& p, const Values& gates, const Values& c, 
   std::copy(dc.begin(), dc.end(), &out.dc0[(i * d.B + b) * H]);
 }
 
-inline Forward oracle_forward(const Problem& p) {
+inline Forward oracle_forward(const Problem& p, Round round) {
   const Dims& d = p.d;
   const int64_t cells = d.D * d.N * d.H, starts = d.D * d.B;
-  Forward out{Values(4 * cells), Values(d.N * d.D * d.P), Values(starts * d.P),
-              Values(starts * d.H), Values(cells)};
+  Forward out{Values(4 * cells),    Values(4 * cells),    Values(d.N * d.D * d.P),
+              Values(starts * d.P), Values(starts * d.H), Values(cells)};
   for (int64_t i = 0; i < d.D; ++i)
-    for (int64_t b = 0; b < d.B; ++b) forward_of(p, out, i, b);
+    for (int64_t b = 0; b < d.B; ++b) forward_of(p, round, out, i, b);
   return out;
 }
 
@@ -228,8 +259,13 @@ inline Backward oracle_backward(const Problem& p, const Values& gates, const Val
                                 const Values& y) {
   const Dims& d = p.d;
   const int64_t cells = d.D * d.N * d.H, starts = d.D * d.B;
-  Backward out{Values(4 * cells),       Values(starts * d.P), Values(starts * d.H),
-               Values(d.D * d.N * d.P), Values(cells),        Values(d.N * p.I)};
+  Backward out;
+  out.dgates.resize(4 * cells);
+  out.dh0.resize(starts * d.P);
+  out.dc0.resize(starts * d.H);
+  out.dh.resize(d.D * d.N * d.P);
+  out.h_cell.resize(cells);
+  out.dx.resize(d.N * p.I);
   for (int64_t i = 0; i < d.D; ++i) {
     out.dw_ih[i].resize(4 * d.H * p.I);
     out.dw_hh[i].resize(4 * d.H * d.P);

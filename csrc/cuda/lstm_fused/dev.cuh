@@ -1,0 +1,88 @@
+// What a driver asks of the device: launches, copies, limits. All on the stream of the context and
+// without waiting for it. The SIMT machine has a twin (tests/simt/include).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "contract/params.h"
+
+namespace lf::dev {
+
+inline void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess)
+    throw std::runtime_error(std::string("lstm_fused: ") + what + ": " + cudaGetErrorString(error));
+}
+
+inline cudaStream_t stream_of(const Context& context) {
+  return static_cast<cudaStream_t>(context.stream);
+}
+
+// The shape of a launch.
+struct Grid {
+  dim3 blocks;
+  unsigned threads;
+  size_t shared = 0;         // bytes of dynamic shared memory
+  unsigned cluster = 1;      // blocks per cluster, neighbours in x
+  bool cooperative = false;  // all blocks run at once, or the launch fails
+};
+
+// Shared memory that a launch may ask for without leave.
+constexpr size_t kSharedByDefault = 48 << 10;
+
+template <class Parameters>
+void launch(const Context& context, const Grid& grid, void (*kernel)(Parameters),
+            const Parameters& p) {
+  if (grid.shared > kSharedByDefault)
+    check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared)),
+        "shared memory of a launch");
+  cudaLaunchAttribute attributes[2];
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid.blocks;
+  config.blockDim = grid.threads;
+  config.dynamicSmemBytes = grid.shared;
+  config.stream = stream_of(context);
+  config.attrs = attributes;
+  if (grid.cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {grid.cluster, 1, 1};
+  }
+  if (grid.cooperative) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
+    attributes[config.numAttrs++].val.cooperative = 1;
+  }
+  check(cudaLaunchKernelEx(&config, kernel, p), "launch");
+}
+
+inline void copy(const Context& context, void* to, const void* from, size_t bytes) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_of(context)), "copy");
+}
+
+inline void fill(const Context& context, void* to, int byte, size_t bytes) {
+  check(cudaMemsetAsync(to, byte, bytes, stream_of(context)), "memset");
+}
+
+// rows of `bytes` each, `stride` bytes apart.
+inline void copy_rows(const Context& context, void* to, size_t to_stride, const void* from,
+                      size_t from_stride, size_t bytes, size_t rows) {
+  check(cudaMemcpy2DAsync(to, to_stride, from, from_stride, bytes, rows, cudaMemcpyDeviceToDevice,
+                          stream_of(context)),
+        "copy of rows");
+}
+
+// Why there is no device; nullptr: there is one.
+inline const char* why_not_here() {
+  static const char* const reason = []() -> const char* {
+    int devices = 0;
+    const cudaError_t error = cudaGetDeviceCount(&devices);
+    if (error == cudaSuccess) return devices ? nullptr : "this machine has no CUDA device";
+    cudaGetLastError();  // takes back the error that was ours
+    return cudaGetErrorString(error);
+  }();
+  return reason;
+}
+
+}  // namespace lf::dev

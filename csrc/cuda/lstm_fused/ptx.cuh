@@ -1,0 +1,194 @@
+// All PTX of the project, and nothing else. Every function here has a twin of the same signature
+// for the SIMT machine (tests/simt/include) and a probe kernel that compares the two on a GPU
+// (tests/simt/probes.cuh).
+//
+// The numbers in brackets name sections of the PTX ISA 9.0.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lf::ptx {
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// Dynamic shared memory, handed out array by array: every thread must take the same arrays in the
+// same order. Arrays begin at multiples of 16 bytes.
+class Shared {
+ public:
+  template <class T>
+  __device__ __forceinline__ T* take(int n) {
+    extern __shared__ __align__(1024) unsigned char lf_shared[];
+    T* const at = reinterpret_cast<T*>(lf_shared + used_);
+    used_ += (sizeof(T) * n + 15) / 16 * 16;
+    return at;
+  }
+
+ private:
+  size_t used_ = 0;
+};
+
+// ---- cp.async [9.7.9.25.3]: 16 bytes from global to shared memory, valid of them; the rest is
+// zero
+
+__device__ __forceinline__ void copy_async(void* to, const void* from, int valid = 16) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(valid)
+               : "memory");
+}
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Until at most kLeft groups of this thread's copies are under way.
+template <int kLeft>
+__device__ __forceinline__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
+// ---- matrices of a warp [9.7.14]; fragments as in the ISA's tables
+// -------------------------------
+
+// Two or four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix
+// l / 8, 16 bytes aligned.
+__device__ __forceinline__ void load_matrix(uint32_t (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(row))
+               : "memory");
+}
+__device__ __forceinline__ void load_matrix(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// d += a b: a 16 x 16 by rows, b 16 x 8 by columns, d 16 x 8 in float.
+__device__ __forceinline__ void multiply_bf16(float (&d)[4], const uint32_t (&a)[4],
+                                              const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ __forceinline__ void multiply_f16(float (&d)[4], const uint32_t (&a)[4],
+                                             const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// a 16 x 8 by rows, b 8 x 8 by columns, both of values that to_tf32 gave.
+__device__ __forceinline__ void multiply_tf32(float (&d)[4], const uint32_t (&a)[4],
+                                              const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// Rounded to 10 bits of mantissa, ties away from zero.
+__device__ __forceinline__ uint32_t to_tf32(float x) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return bits;
+}
+
+// ---- flags between blocks: the only way one block may learn what another one wrote
+// ---------------
+
+__device__ __forceinline__ unsigned load_acquire(const unsigned* p) {
+  unsigned value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
+  return value;
+}
+__device__ __forceinline__ void add_release(unsigned* p, unsigned value) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
+}
+
+// ---- clusters of blocks, sm_90 and later
+// ---------------------------------------------------------
+
+__device__ __forceinline__ unsigned cluster_rank() {
+  unsigned rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+// Every thread of the cluster has come here before any goes on.
+__device__ __forceinline__ void cluster_sync() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+#else
+  __trap();
+#endif
+}
+// The same place in the shared memory of the block with that rank.
+template <class T>
+__device__ __forceinline__ T* of_peer(T* shared, unsigned rank) {
+  uint64_t at = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mapa.u64 %0, %1, %2;"
+               : "=l"(at)
+               : "l"(reinterpret_cast<uint64_t>(shared)), "r"(rank));
+#endif
+  return reinterpret_cast<T*>(at);
+}
+
+// ---- barriers in shared memory that count arrivals and bytes, sm_90 and later [9.7.13.15]
+// --------
+
+// One thread: `arrivals` make a phase. Others may use it after a cluster_sync.
+__device__ __forceinline__ void init_barrier(uint64_t* barrier, unsigned arrivals) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "mbarrier.init.shared::cta.b64 [%0], %1;\n"
+      "fence.mbarrier_init.release.cluster;" ::"r"(shared_address(barrier)),
+      "r"(arrivals)
+      : "memory");
+#endif
+}
+// Arrives, and makes the phase wait for `bytes` more.
+__device__ __forceinline__ void arrive_expecting(uint64_t* barrier, unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
+#endif
+}
+// Whether the phase of that parity has ended; may wait a little for it.
+__device__ __forceinline__ bool phase_ended(const uint64_t* barrier, unsigned parity) {
+  unsigned ended = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n}"
+      : "=r"(ended)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+#endif
+  return ended;
+}
+// Writes 16 bytes into the shared memory of the block with that rank, some time later, and then
+// counts them at its barrier. `to` and `barrier` are this block's own places of the same arrays.
+__device__ __forceinline__ void store_async(void* to, unsigned rank, const uint32_t (&value)[4],
+                                            uint64_t* barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n.reg .u32 to, barrier;\n"
+      "mapa.shared::cluster.u32 to, %0, %6;\n"
+      "mapa.shared::cluster.u32 barrier, %1, %6;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 "
+      "[to], {%2, %3, %4, %5}, [barrier];\n}" ::"r"(shared_address(to)),
+      "r"(shared_address(barrier)), "r"(value[0]), "r"(value[1]), "r"(value[2]), "r"(value[3]),
+      "r"(rank)
+      : "memory");
+#endif
+}
+
+}  // namespace lf::ptx

@@ -1,0 +1,235 @@
+// A variant beside a naive oracle in double, on random layers, without torch: so that it runs under
+// sanitizers, under an emulator, and in the SIMT machine.
+//
+// The criterion, for every tensor: error <= tolerance eps(T) max(1, largest |reference|). The
+// oracle gets the very numbers that the kernel gets, so all that separates them is the kernel's
+// rounding: sums of some hundred terms of size 1, carried through a few steps. The tolerance of 64
+// for float and double is what the one rule (tests/close.py) grants float64, where torch is no
+// yardstick either; this is not about accuracy, which that rule judges, but about numbers in the
+// wrong place, and these are off by 1e4 eps.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "contract/variant.h"
+#include "guarded.h"
+#include "scan_oracle.h"
+
+namespace lf::check {
+
+using namespace oracle;
+
+template <class T>
+std::string describe(const Problem& p, int number) {
+  std::string text = "problem " + std::to_string(number) + " " + Storage<T>::kName;
+  const struct {
+    const char* name;
+    int64_t value;
+  } sizes[] = {{"T", p.d.T}, {"B", p.d.B}, {"N", p.d.N}, {"I", p.I},
+               {"H", p.d.H}, {"P", p.d.P}, {"D", p.d.D}, {"threads", p.threads}};
+  for (const auto& size : sizes) text += std::string(" ") + size.name + std::to_string(size.value);
+  const struct {
+    const char* name;
+    bool present;
+  } parts[] = {{" ragged", p.lengths.back() < p.d.T},
+               {" projection", !p.w_hr[0].empty()},
+               {" b_ih", !p.b_ih[0].empty()},
+               {" b_hh", !p.b_hh[0].empty()},
+               {" h0", !p.h0.empty()},
+               {" c0", !p.c0.empty()},
+               {" dy", !p.dy.empty()},
+               {" dh_n", !p.dh_n.empty()},
+               {" dc_n", !p.dc_n.empty()},
+               {" dh0", p.want_dh0},
+               {" dx", p.want_dx},
+               {" dw_ih", p.want_dw_ih},
+               {" dw_hh", p.want_dw_hh},
+               {" db", p.want_db},
+               {" dw_hr", p.want_dw_hr}};
+  for (const auto& part : parts)
+    if (part.present) text += part.name;
+  return text;
+}
+
+template <class T>
+struct Check {
+  using State = typename Storage<T>::State;
+
+  const Variant& variant;
+  const Context& outside;  // what the variant needs from there
+  const Problem& p;
+  std::string problem;
+  double worst = 0;  // in eps
+
+  template <class U>
+  void compare(const char* run, const char* name, const Guarded<U>& got, const Values& want) {
+    double scale = 1;
+    for (double value : want) scale = std::max(scale, std::fabs(value));
+    for (int64_t k = 0; k < got.size(); ++k) {
+      const double value = double(static_cast<State>(got.data()[k]));
+      const double in_eps = std::fabs(value - want[k]) / scale / Storage<T>::kEps;
+      if (!(in_eps <= Storage<T>::kTolerance)) {
+        std::printf("%s: %s, %s[%lld] is %.9g, should be %.9g: %.3g eps\n", problem.c_str(), run,
+                    name, static_cast<long long>(k), value, want[k], in_eps);
+        std::exit(1);
+      }
+      worst = std::max(worst, in_eps);
+    }
+  }
+
+  void forward(const Forward& want, bool save) {
+    const Dims& d = p.d;
+    const Guarded<int64_t> offsets(p.offsets, p.end);
+    const Guarded<T> x(p.x, p.end), h0(p.h0, p.end);
+    const Guarded<State> c0(p.c0, p.end);
+    const Guarded<T> w_ih[2] = {{p.w_ih[0], p.end}, {p.w_ih[1], p.end}};
+    const Guarded<T> w_hh[2] = {{p.w_hh[0], p.end}, {p.w_hh[1], p.end}};
+    const Guarded<T> w_hr[2] = {{p.w_hr[0], p.end}, {p.w_hr[1], p.end}};
+    const Guarded<T> b_ih[2] = {{p.b_ih[0], p.end}, {p.b_ih[1], p.end}};
+    const Guarded<T> b_hh[2] = {{p.b_hh[0], p.end}, {p.b_hh[1], p.end}};
+    const bool needs_gates = save || !variant.whole_layer;
+    const Guarded<T> gates(needs_gates ? d.D * d.N * 4 * d.H : 0, p.end);
+    const Guarded<T> y(d.N * d.D * d.P, p.end), h_n(d.D * d.B * d.P, p.end);
+    const Guarded<State> c_n(d.D * d.B * d.H, p.end), c(save ? d.D * d.N * d.H : 0, p.end);
+    if (!variant.whole_layer) std::copy(want.projected.begin(), want.projected.end(), gates.data());
+    LayerForward f{};
+    f.dtype = Storage<T>::kDType;
+    f.d = d;
+    f.offsets = offsets.data();
+    f.I = p.I;
+    f.x = x.data();
+    for (int64_t i = 0; i < d.D; ++i) {
+      f.w_ih[i] = w_ih[i].data();
+      f.b_ih[i] = b_ih[i].data();
+      f.b_hh[i] = b_hh[i].data();
+      f.w_hh[i] = w_hh[i].data();
+      f.w_hr[i] = w_hr[i].data();
+    }
+    f.h0 = h0.data();
+    f.c0 = c0.data();
+    f.gates = gates.data();
+    f.y = y.data();
+    f.h_n = h_n.data();
+    f.c_n = c_n.data();
+    f.c = c.data();
+    run(variant.forward, f, variant.forward_workspace(f));
+
+    const char* const name = save ? "forward" : "forward without backward";
+    compare(name, "y", y, want.y);
+    compare(name, "h_n", h_n, want.h_n);
+    compare(name, "c_n", c_n, want.c_n);
+    if (!save) return;
+    compare(name, "gates", gates, want.gates);
+    compare(name, "c", c, want.c);
+  }
+
+  // given: what the kernel saved, from the oracle, each value one of T.
+  void backward(const Backward& want, const Forward& given, bool over) {
+    const Dims& d = p.d;
+    const bool projection = !p.w_hr[0].empty();
+    const Guarded<int64_t> offsets(p.offsets, p.end);
+    const Guarded<T> w_hh[2] = {{p.w_hh[0], p.end}, {p.w_hh[1], p.end}};
+    const Guarded<T> w_hr[2] = {{p.w_hr[0], p.end}, {p.w_hr[1], p.end}};
+    const Guarded<T> w_ih[2] = {{p.w_ih[0], p.end}, {p.w_ih[1], p.end}};
+    const Guarded<T> x(p.x, p.end), h0(p.h0, p.end), dy(p.dy, p.end), dh_n(p.dh_n, p.end);
+    const Guarded<State> c0(p.c0, p.end), dc_n(p.dc_n, p.end), c(given.c, p.end);
+    const Guarded<T> gates(given.gates, p.end), y(given.y, p.end);
+    const Guarded<T> dgates(d.D * d.N * 4 * d.H, p.end);
+    const Guarded<T> dh0(p.want_dh0 ? d.D * d.B * d.P : 0, p.end);
+    const Guarded<State> dc0(d.D * d.B * d.H, p.end);
+    const Guarded<T> dh(projection ? d.D * d.N * d.P : 0, p.end);
+    const Guarded<T> h_cell(projection ? d.D * d.N * d.H : 0, p.end);
+    const auto room = [&](bool wanted, const Values& of) {
+      return Guarded<T>(wanted && variant.whole_layer ? int64_t(of.size()) : 0, p.end);
+    };
+    const Guarded<T> dx = room(p.want_dx, want.dx);
+    const Guarded<T> dw_ih[2] = {room(p.want_dw_ih, want.dw_ih[0]),
+                                 room(p.want_dw_ih, want.dw_ih[1])};
+    const Guarded<T> dw_hh[2] = {room(p.want_dw_hh, want.dw_hh[0]),
+                                 room(p.want_dw_hh, want.dw_hh[1])};
+    const Guarded<T> db[2] = {room(p.want_db, want.db[0]), room(p.want_db, want.db[1])};
+    const Guarded<T> dw_hr[2] = {room(p.want_dw_hr, want.dw_hr[0]),
+                                 room(p.want_dw_hr, want.dw_hr[1])};
+    if (over) std::copy(given.gates.begin(), given.gates.end(), dgates.data());
+    LayerBackward b{};
+    b.dtype = Storage<T>::kDType;
+    b.d = d;
+    b.offsets = offsets.data();
+    b.I = p.I;
+    b.x = x.data();
+    for (int64_t i = 0; i < d.D; ++i) {
+      b.w_ih[i] = w_ih[i].data();
+      b.w_hh[i] = w_hh[i].data();
+      b.w_hr[i] = w_hr[i].data();
+      b.dw_ih[i] = dw_ih[i].data();
+      b.dw_hh[i] = dw_hh[i].data();
+      b.db[i] = db[i].data();
+      b.dw_hr[i] = dw_hr[i].data();
+    }
+    b.h0 = h0.data();
+    b.c0 = c0.data();
+    b.y = y.data();
+    b.gates = over ? dgates.data() : gates.data();
+    b.c = c.data();
+    b.dy = dy.data();
+    b.dh_n = dh_n.data();
+    b.dc_n = dc_n.data();
+    b.dgates = dgates.data();
+    b.dh0 = dh0.data();
+    b.dc0 = dc0.data();
+    b.dh = dh.data();
+    b.h_cell = h_cell.data();
+    b.dx = dx.data();
+    run(variant.backward, b, variant.backward_workspace(b, p.threads));
+
+    const char* const name = over ? "backward over the gates" : "backward";
+    compare(name, "dgates", dgates, want.dgates);
+    compare(name, "dh0", dh0, want.dh0);
+    compare(name, "dc0", dc0, want.dc0);
+    compare(name, "dh", dh, want.dh);
+    compare(name, "h_cell", h_cell, want.h_cell);
+    compare(name, "dx", dx, want.dx);
+    for (int64_t i = 0; i < d.D; ++i) {
+      compare(name, "dw_ih", dw_ih[i], want.dw_ih[i]);
+      compare(name, "dw_hh", dw_hh[i], want.dw_hh[i]);
+      compare(name, "db", db[i], want.db[i]);
+      compare(name, "dw_hr", dw_hr[i], want.dw_hr[i]);
+    }
+  }
+
+  template <class Layer>
+  void run(void (*scan)(const Layer&, const Context&), const Layer& layer, size_t bytes) {
+    const Guarded<unsigned char> workspace(int64_t(bytes), p.end, 64);
+    Context context = outside;
+    context.threads = p.threads;
+    context.workspace = workspace.data();
+    scan(layer, context);
+  }
+};
+
+// Returns the worst error, in eps.
+template <class T>
+double check(const Variant& variant, const Context& outside, Random& random, int64_t H,
+             int number) {
+  const Problem p = make_problem<T>(random, H);
+  Check<T> check{variant, outside, p, describe<T>(p, number)};
+  std::fprintf(stderr, "%s\n", check.problem.c_str());
+  Forward forward = oracle_forward(p, variant.whole_layer ? nullptr : rounded<T>);
+  check.forward(forward, true);
+  check.forward(forward, false);
+  for (Values* values : {&forward.gates, &forward.y})
+    std::transform(values->begin(), values->end(), values->begin(), rounded<T>);
+  std::transform(forward.c.begin(), forward.c.end(), forward.c.begin(),
+                 rounded<typename Storage<T>::State>);
+  const Backward backward = oracle_backward(p, forward.gates, forward.c, forward.y);
+  check.backward(backward, forward, false);
+  check.backward(backward, forward, true);
+  return check.worst;
+}
+
+}  // namespace lf::check

@@ -1,0 +1,80 @@
+"""Compile the SIMT machine with the CUDA kernels in it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from lstm_fused import _build
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parents[1] / "csrc"
+
+# AddressSanitizer's red zones around every local variable double the time to compile.
+ADDRESS = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
+ADDRESS += ["--param=asan-stack=0"]
+MODES = {"plain": ["-O1", "-g1"], "address": ADDRESS, "thread": ["-O1", "-g1", "-fsanitize=thread"]}
+# What a sanitizer must be told in the environment. Shared memory is poisoned by hand, so there is
+# nothing to leak or to return from.
+ENVIRONMENT = {
+    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+    "TSAN_OPTIONS": "halt_on_error=1:exitcode=66",
+}
+
+
+class CannotBuild(Exception):
+    """Something is not installed; the message says what."""
+
+
+@functools.cache
+def cuda_headers() -> tuple[Path, ...]:
+    """Where cuda_bf16.h and vector_types.h lie: a toolkit, or NVIDIA's wheels."""
+    toolkit, _ = _build.find_toolkit()
+    if toolkit is not None:
+        return (toolkit.home / "include",)
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (Path(folder) / "cu13/include/crt/host_defines.h").exists():
+            return (Path(folder) / "cu13/include", Path(folder) / "cu13/include/cccl")
+    raise CannotBuild(
+        "no CUDA headers: install the CUDA toolkit, or "
+        "`pip install nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl`"
+    )
+
+
+def compiler(mode: str) -> list[str]:
+    """g++, and for "thread" clang: g++'s ThreadSanitizer misses stores that matter here."""
+    if mode != "thread":
+        return _build.find_compiler()
+    if shutil.which("clang++-19") is None:
+        raise CannotBuild(
+            "clang++-19 is not on PATH: install it (`apt install clang-19 libclang-rt-19-dev`)"
+        )
+    return ["clang++-19"]
+
+
+def compile_program(
+    sources: Iterable[Path], target: Path, mode: str, *, csrc: Path = CSRC, here: Path = HERE
+) -> Path:
+    """Compile and link the sources, which may be copies of csrc and of this folder."""
+    headers = [flag for folder in cuda_headers() for flag in ("-isystem", str(folder))]
+    command = [*compiler(mode), "-std=c++20", "-Wall", "-Wextra", "-Werror"]
+    # `#pragma unroll` is nvcc's and clang's.
+    command += (
+        ["-Wno-unknown-pragmas", "-Wno-pass-failed"]
+        if mode == "thread"
+        else ["-Wno-unknown-pragmas"]
+    )
+    command += [*MODES[mode], "-include", str(here / "builtins.h")]
+    command += [f"-I{here / 'include'}", f"-I{here}", f"-I{csrc}", f"-I{HERE.parent / 'csrc'}"]
+    command += [*headers, "-x", "c++", *map(str, sources), "-o", str(target)]
+    if target.suffix == ".so":
+        command += ["-shared", "-fPIC"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise AssertionError(done.stderr)
+    return target

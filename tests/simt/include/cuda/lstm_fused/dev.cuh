@@ -1,0 +1,41 @@
+// The twin of csrc/cuda/lstm_fused/dev.cuh for the SIMT machine: every launch and copy happens at
+// once.
+#pragma once
+
+#include <cstring>
+
+#include "contract/params.h"
+#include "machine.h"
+
+namespace lf::dev {
+
+struct Grid {
+  dim3 blocks;
+  unsigned threads;
+  size_t shared = 0;
+  unsigned cluster = 1;
+  bool cooperative = false;
+};
+
+template <class Parameters>
+void launch(const Context&, const Grid& grid, void (*kernel)(Parameters), const Parameters& p) {
+  simt::run({grid.blocks, grid.threads, grid.shared, grid.cluster, grid.cooperative},
+            [&] { kernel(p); });
+}
+
+inline void copy(const Context&, void* to, const void* from, size_t bytes) {
+  std::memcpy(to, from, bytes);
+}
+
+inline void fill(const Context&, void* to, int byte, size_t bytes) { std::memset(to, byte, bytes); }
+
+inline void copy_rows(const Context&, void* to, size_t to_stride, const void* from,
+                      size_t from_stride, size_t bytes, size_t rows) {
+  for (size_t row = 0; row < rows; ++row)
+    std::memcpy(static_cast<char*>(to) + row * to_stride,
+                static_cast<const char*>(from) + row * from_stride, bytes);
+}
+
+inline const char* why_not_here() { return nullptr; }
+
+}  // namespace lf::dev

@@ -1,0 +1,221 @@
+// The twin of csrc/cuda/lstm_fused/ptx.cuh for the SIMT machine: the same functions, by what the
+// PTX ISA says they do.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+#include "builtins.h"
+#include "sanitize.h"
+
+namespace lf::ptx {
+
+using simt::Where;
+
+class Shared {
+ public:
+  template <class T>
+  T* take(int n, Where where = Where::current()) {
+    return static_cast<T*>(simt::carve(used_, sizeof(T) * n, where));
+  }
+
+ private:
+  size_t used_ = 0;
+};
+
+inline void check_aligned(const void* p, size_t to, const char* what, Where where) {
+  if (reinterpret_cast<uintptr_t>(p) % to)
+    simt::fail(std::string(what) + ": an address is not a multiple of " + std::to_string(to),
+               where);
+}
+
+// ---- cp.async ----------------------------------------------------------------------------------
+
+inline void copy_async(void* to, const void* from, int valid = 16, Where where = Where::current()) {
+  check_aligned(to, 16, "cp.async", where);
+  check_aligned(from, 16, "cp.async", where);
+  if (valid < 0 || valid > 16) simt::fail("cp.async: 0 to 16 bytes may be valid", where);
+  simt::copy_later(to, from, 16, unsigned(valid));
+}
+inline void commit_copies() { simt::close_copies(); }
+template <int kLeft>
+void wait_copies() {
+  simt::finish_copies(kLeft);
+}
+
+// ---- matrices of a warp ------------------------------------------------------------------------
+
+struct Row {
+  uint32_t words[4];
+};
+
+// Lanes past the 8 kMatrices first ones give addresses that nobody reads.
+template <int kMatrices>
+void load_matrix(uint32_t (&r)[kMatrices], const void* row, Where where = Where::current()) {
+  const unsigned lane = simt::lane();
+  Row mine{};
+  if (lane < 8 * kMatrices) {
+    check_aligned(row, 16, "ldmatrix", where);
+    mine = *static_cast<const Row*>(row);
+  }
+  const unsigned char* const all =
+      simt::exchange(~0u, &mine, sizeof mine, false, "ldmatrix", where);
+  const simt::Quiet quiet;
+  for (unsigned k = 0; k < kMatrices; ++k)
+    r[k] = simt::of_lane<Row>(all, 8 * k + lane / 4).words[lane % 4];
+}
+
+struct Operands {
+  uint32_t a[4], b[2];
+};
+
+// d += a b, with value(register, element) giving an element of a register as a float and kPer
+// elements to a register. Products are exact in float; their sum is rounded once a term.
+template <int kPer, class Value>
+SIMT_UNSANITIZED void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                               Value value, const char* kind, Where where) {
+  Operands mine;
+  std::memcpy(mine.a, a, sizeof mine.a);
+  std::memcpy(mine.b, b, sizeof mine.b);
+  const unsigned char* const all = simt::exchange(~0u, &mine, sizeof mine, false, kind, where);
+  const unsigned lane = simt::lane(), half = 4 * kPer;  // columns of a that two registers hold
+  for (unsigned j = 0; j < 4; ++j) {
+    const unsigned row = lane / 4 + j / 2 * 8, column = lane % 4 * 2 + j % 2;
+    for (unsigned k = 0; k < 2 * half; ++k) {
+      const unsigned among = k % half / kPer, element = k % kPer;
+      const auto& of_a = simt::of_lane<Operands>(all, row % 8 * 4 + among);
+      const auto& of_b = simt::of_lane<Operands>(all, column * 4 + among);
+      d[j] += value(of_a.a[row / 8 + k / half * 2], element) * value(of_b.b[k / half], element);
+    }
+  }
+}
+
+SIMT_UNSANITIZED inline float bf16_of(uint32_t word, unsigned element) {
+  const uint32_t bits = word >> 16 * element << 16;
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+SIMT_UNSANITIZED inline float f16_of(uint32_t word, unsigned element) {
+  return __half2float(__half(__half_raw{uint16_t(word >> 16 * element)}));
+}
+SIMT_UNSANITIZED inline float tf32_of(uint32_t word, unsigned) {
+  word &= ~0x1fffu;
+  float x;
+  std::memcpy(&x, &word, sizeof x);
+  return x;
+}
+
+inline void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                          Where where = Where::current()) {
+  multiply<2>(d, a, b, bf16_of, "mma bf16", where);
+}
+inline void multiply_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                         Where where = Where::current()) {
+  multiply<2>(d, a, b, f16_of, "mma f16", where);
+}
+inline void multiply_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                          Where where = Where::current()) {
+  multiply<1>(d, a, b, tf32_of, "mma tf32", where);
+}
+inline uint32_t to_tf32(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const bool finite = (bits & 0x7f800000) != 0x7f800000;
+  return (finite ? bits + 0x1000 : bits) & ~0x1fffu;
+}
+
+// ---- flags between blocks ----------------------------------------------------------------------
+
+inline unsigned load_acquire(const unsigned* p, Where where = Where::current()) {
+  simt::spin(where);
+  return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+inline void add_release(unsigned* p, unsigned value, Where where = Where::current()) {
+  simt::yield(where);
+  __atomic_fetch_add(p, value, __ATOMIC_RELEASE);
+}
+
+// ---- clusters ----------------------------------------------------------------------------------
+
+inline unsigned cluster_rank() { return simt::cluster_rank(); }
+inline void cluster_sync(Where where = Where::current()) { simt::cluster_barrier(where); }
+template <class T>
+T* of_peer(T* shared, unsigned rank, Where where = Where::current()) {
+  return static_cast<T*>(simt::peer(shared, rank, where));
+}
+
+// ---- barriers that count arrivals and bytes ----------------------------------------------------
+
+// What the 64 bits hold here. Bytes may be counted before they are expected.
+struct CountingBarrier {
+  uint64_t made : 2 = 2;  // memory that nobody wrote holds 3
+  uint64_t parity : 1 = 0;
+  uint64_t arrivals : 20;
+  uint64_t pending : 20;
+  int64_t bytes : 21 = 0;
+
+  void end_phase_if_complete() {
+    if (pending || bytes) return;
+    parity ^= 1;
+    pending = arrivals;
+  }
+};
+static_assert(sizeof(CountingBarrier) == 8);
+
+inline CountingBarrier& counting(const uint64_t* barrier, Where where) {
+  check_aligned(barrier, 8, "mbarrier", where);
+  CountingBarrier& state = *reinterpret_cast<CountingBarrier*>(const_cast<uint64_t*>(barrier));
+  const simt::Quiet quiet;
+  if (state.made != 2) simt::fail("an mbarrier that was not initialised", where);
+  return state;
+}
+
+inline void init_barrier(uint64_t* barrier, unsigned arrivals, Where where = Where::current()) {
+  check_aligned(barrier, 8, "mbarrier", where);
+  CountingBarrier state{.arrivals = arrivals, .pending = arrivals};
+  std::memcpy(barrier, &state, sizeof state);
+}
+inline void arrive_expecting(uint64_t* barrier, unsigned bytes, Where where = Where::current()) {
+  simt::yield(where);
+  CountingBarrier& state = counting(barrier, where);
+  simt::release(barrier);
+  const simt::Quiet quiet;
+  if (state.pending == 0) simt::fail("more arrivals at an mbarrier than it counts", where);
+  state.bytes += int(bytes);
+  state.pending -= 1;
+  state.end_phase_if_complete();
+}
+inline bool phase_ended(const uint64_t* barrier, unsigned parity, Where where = Where::current()) {
+  simt::spin(where);
+  CountingBarrier& state = counting(barrier, where);
+  {
+    const simt::Quiet quiet;
+    if (state.parity == parity) return false;
+  }
+  simt::acquire(barrier);
+  return true;
+}
+inline void store_async(void* to, unsigned rank, const uint32_t (&value)[4], uint64_t* barrier,
+                        Where where = Where::current()) {
+  check_aligned(to, 16, "st.async", where);
+  void* const there = simt::peer(to, rank, where);
+  uint64_t* const counter = static_cast<uint64_t*>(simt::peer(barrier, rank, where));
+  Row row;
+  std::memcpy(row.words, value, sizeof row.words);
+  simt::post([=] {
+    std::memcpy(there, &row, sizeof row);
+    CountingBarrier& state = counting(counter, where);
+    simt::release(counter);
+    const simt::Quiet quiet;
+    state.bytes -= 16;
+    state.end_phase_if_complete();
+  });
+}
+
+}  // namespace lf::ptx

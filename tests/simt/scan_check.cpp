@@ -1,0 +1,62 @@
+// A CUDA variant in the SIMT machine beside the oracle:   simt_check simt.step SEED [ROUNDS]
+//
+// Exits as tests/csrc/scan_check.cpp does, and with 1 and the machine's words where a kernel did
+// what it must not.
+#include "scan_check.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "machine.h"
+#include "variants.h"
+
+template <>
+struct lf::oracle::Storage<__nv_bfloat16> {
+  using State = float;
+  static constexpr DType kDType = DType::bf16;
+  static constexpr const char* kName = "bf16";
+  static constexpr double kEps = 0x1p-7, kTolerance = 8;
+};
+template <>
+struct lf::oracle::Storage<__half> {
+  using State = float;
+  static constexpr DType kDType = DType::f16;
+  static constexpr const char* kName = "f16";
+  static constexpr double kEps = 0x1p-10, kTolerance = 8;
+};
+
+int main(int argc, char** argv) {
+  const lf::Variant variants[] = {simt::step()};
+  const lf::Variant* variant = nullptr;
+  for (const lf::Variant& row : variants)
+    if (argc >= 3 && !std::strcmp(row.name, argv[1])) variant = &row;
+  if (!variant) {
+    std::puts("usage: simt_check <name of a variant, such as simt.step> <seed> [rounds]");
+    return 1;
+  }
+  simt::seed = std::strtoull(argv[2], nullptr, 10);
+  const int rounds = argc > 3 ? std::atoi(argv[3]) : 2;
+  lf::Context outside{};
+  outside.gemm = simt::gemm;
+  lf::check::Random random{simt::seed + 1};
+  double worst[4] = {};
+  int problems = 0;
+  const auto check = [&]<class T>(double& worst_yet, int64_t H) {
+    worst_yet = std::max(worst_yet, lf::check::check<T>(*variant, outside, random, H, ++problems));
+  };
+  try {
+    for (int round = 0; round < rounds; ++round)
+      for (const int64_t H : {1, 3, 4, 7, 8, 16, 17, 24, 33, 64}) {
+        check.operator()<float>(worst[0], H);
+        check.operator()<double>(worst[1], H);
+        check.operator()<__nv_bfloat16>(worst[2], H);
+        check.operator()<__half>(worst[3], H);
+      }
+  } catch (const simt::Error& error) {
+    std::printf("%s\n", error.what());
+    return 1;
+  }
+  std::printf("%d problems, worst error %.3g %.3g %.3g %.3g eps\n", problems, worst[0], worst[1],
+              worst[2], worst[3]);
+  return 0;
+}

@@ -1,0 +1,49 @@
+"""The CUDA kernels, driver and all, in the SIMT machine beside the naive oracle in double.
+
+scan_check.cpp draws the problems; tests/csrc/scan_check.h says what its criterion is.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.simt import building
+
+VARIANTS = ["simt.step"]
+# Seeds and rounds of problems. A seed draws its own problems and its own order of the threads.
+RUNS = {"plain": (range(10), 2), "address": (range(3), 1), "thread": (range(3), 1)}
+
+
+def sources(folder: Path = building.HERE) -> list[Path]:
+    return [folder / name for name in ("machine.cpp", "variants.cpp", "step.cpp", "scan_check.cpp")]
+
+
+@pytest.fixture(scope="module", params=list(building.MODES))
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp(request.param) / request.param
+    try:
+        return building.compile_program(sources(), target, request.param)
+    except building.CannotBuild as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_scans(program: Path, name: str) -> None:
+    seeds, rounds = RUNS[program.name]
+    for seed in seeds:
+        done = subprocess.run(
+            [str(program), name, str(seed), str(rounds)],
+            env=os.environ | building.ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        report = "\n".join(done.stderr.splitlines()[-40:])
+        assert done.returncode == 0, f"{program.name}, seed {seed}: {done.stdout}\n{report}"
+        assert "problems, worst error" in done.stdout
