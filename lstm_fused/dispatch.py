@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from lstm_fused import _load, ops
 from lstm_fused._proven import PROVEN
 
-# Fastest first on each device; a kernel's place is its code in the ops.
-KERNELS = ("cuda.step", "cpu.avx512", "cpu.avx2", "cpu.neon", "cpu.generic")
+# Fastest first on each device, then those that add_kernels added; a kernel's place is its code in
+# the ops.
+KERNELS = ["cuda.step", "cpu.avx512", "cpu.avx2", "cpu.neon", "cpu.generic"]
 # torch.native is torch's own LSTM (cuDNN, oneDNN); torch.composite is composite.py.
 NATIVE, COMPOSITE = "torch.native", "torch.composite"
-NAMES = (*KERNELS, NATIVE, COMPOSITE)
+# The device of a kernel that is not the first word of its name.
+_DEVICES: dict[str, str] = {}
 AUTOMATIC = -1
 ABOUT = {
     "cuda.step": "one matrix product and one gate kernel per time step; fp16, bf16, fp32, fp64",
@@ -59,9 +61,37 @@ class Case(NamedTuple):
     device: str = "cpu"
 
 
+def names() -> list[str]:
+    """Every variant's name."""
+    return [*KERNELS, NATIVE, COMPOSITE]
+
+
+def add_kernels(path: str | os.PathLike[str]) -> list[str]:
+    """Add the kernels of a shared object; returns their names. They run only where forced.
+
+    path  a shared object that exports `lf_variants` (csrc/ops/module.cpp) and was compiled with
+          this version's csrc/contract.
+
+    Raises RuntimeError where lstm_fused's own kernels are not built, ImportError for another file.
+    """
+    module = _load.load()
+    if module is None:
+        raise RuntimeError(f"kernels can only be added to kernels: {_load.why_not()}")
+    module.add_variants(os.fspath(path))
+    added = module.variants()[len(KERNELS) :]
+    for row in added:
+        KERNELS.append(row["name"])
+        _DEVICES[row["name"]] = row["device"]
+    return [row["name"] for row in added]
+
+
+def _device(kernel: str) -> str:
+    return _DEVICES.get(kernel, kernel.partition(".")[0])
+
+
 def _checked(name: str | None) -> str | None:
-    if name and name not in NAMES:
-        raise ValueError(f"variant must be one of {', '.join(NAMES)}, got {name!r}")
+    if name and name not in names():
+        raise ValueError(f"variant must be one of {', '.join(names())}, got {name!r}")
     return name or None
 
 
@@ -96,7 +126,7 @@ def variants() -> list[Variant]:
     module = _load.load()
     if module is None:
         reason = f"not built: {_load.why_not()}"
-        rows = [Variant(name, name.split(".")[0], reason) for name in KERNELS]
+        rows = [Variant(name, _device(name), reason) for name in KERNELS]
     else:
         rows = [Variant(row["name"], row["device"], row["why_not"]) for row in module.variants()]
     return [*rows, Variant(NATIVE, "any", None), Variant(COMPOSITE, "any", None)]
@@ -108,27 +138,29 @@ def why_not(name: str, case: Case) -> str | None:
         return None if torch.device(case.device).type != "meta" else "it needs real tensors"
     if name == COMPOSITE:
         return None
-    device, kernel_device = torch.device(case.device).type, name.split(".")[0]
+    device, kernel_device = torch.device(case.device).type, _device(name)
     if device != kernel_device:
         return f"it runs on {kernel_device}, the tensors are on {device}"
     module = _load.load()
     if module is None:
         return f"not built: {_load.why_not()}"
+    if case.dtype not in ops.DTYPE_CODES:
+        return f"it computes in float16, bfloat16, float32 and float64, not in {case.dtype}"
     wide = case.dtype in (torch.float16, torch.bfloat16) and device == "cpu"
-    dtype = torch.float32 if wide else case.dtype
-    if dtype not in ops.DTYPE_CODES:
-        return f"it computes in float16, bfloat16, float32 and float64, not in {dtype}"
-    output = case.proj_size or case.hidden_size
-    directions = 2 if case.bidirectional else 1
-    return module.why_not(
-        KERNELS.index(name),
-        ops.DTYPE_CODES[dtype],
-        case.T,
-        case.B,
-        case.hidden_size,
-        output,
-        directions,
-    )
+
+    def ask(dtype: torch.dtype) -> str | None:
+        return module.why_not(
+            KERNELS.index(name),
+            ops.DTYPE_CODES[dtype],
+            case.T,
+            case.B,
+            case.hidden_size,
+            case.proj_size or case.hidden_size,
+            2 if case.bidirectional else 1,
+        )
+
+    reason = ask(case.dtype)
+    return ask(torch.float32) if reason and wide else reason  # 16 bits may be widened
 
 
 def default(device: str) -> tuple[str, ...]:
@@ -177,7 +209,7 @@ def case_of(module: nn.Module) -> Case:
 def support_table() -> str:
     """The variants as the Markdown table of the README: the same on every machine."""
     lines = ["| variant | what it is | chosen by itself |", "|---|---|---|"]
-    for name in NAMES:
+    for name in ABOUT:
         devices = [device for device in ("cpu", "cuda") if name in default(device)]
         when = " and ".join(f"on {device.upper()}" for device in devices)
         if name == COMPOSITE:
@@ -202,18 +234,19 @@ def explain(module_or_case: nn.Module | Case) -> str:
         + (" bidirectional" if case.bidirectional else "")
         + f" {str(case.dtype).removeprefix('torch.')} on {case.device}"
     ]
-    for name in NAMES:
+    for name in names():
         reason = why_not(name, case)
         if name == chosen:
             reason = how
         elif reason is None and forced():
             reason = f"{chosen} is forced"
         elif reason is None and name not in candidates:
-            reason = (
-                "not proven on a GPU by this build's results; ask for it by name"
-                if name.startswith("cuda.")
-                else "the yardstick; ask for it by name"
-            )
+            if name in _DEVICES:
+                reason = "it was added; ask for it by name"
+            elif name.startswith("cuda."):
+                reason = "not proven on a GPU by this build's results; ask for it by name"
+            else:
+                reason = "the yardstick; ask for it by name"
         elif reason is None:
             reason = f"{chosen} comes first"
         lines.append(f"  {name:<16} {reason}")

@@ -6,7 +6,10 @@ torch.empty and by the at::empty behind it, so also where C++ allocates.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -14,8 +17,24 @@ import torch
 
 from tests.cases import Case
 
+# Names like simt.step force a CUDA variant in the SIMT machine (tests/simt), on CPU tensors. The
+# first process builds it for the workers of pytest-xdist.
+SIMT_LIBRARY = "LSTM_FUSED_TEST_SIMT_LIBRARY"
+
+
+def add_simt_variants() -> None:
+    from lstm_fused import dispatch
+    from tests.simt import building
+
+    if SIMT_LIBRARY not in os.environ:
+        target = Path(tempfile.mkdtemp(prefix="lstm_fused_simt-")) / "simt.so"
+        os.environ[SIMT_LIBRARY] = str(building.compile_program(building.PLUGIN, target, "plain"))
+    dispatch.add_kernels(os.environ[SIMT_LIBRARY])
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("LSTM_FUSED_VARIANT", "").startswith("simt."):
+        add_simt_variants()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     # The rule compares equals: without this, float32 on a GPU means tf32 in cuDNN and not in ours.
@@ -69,8 +88,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     chosen = []
     for row in variants():
-        own = row.name.partition(".")[0]
-        for device in [own] if own in ("cpu", "cuda") else devices:
+        for device in devices if row.device == "any" else [row.device]:
             chosen.append(Forced(row.name, device))
     ids = [f"{row.name}@{row.device}" for row in chosen]
     metafunc.parametrize("variant", chosen, indirect=True, ids=ids)

@@ -2,11 +2,26 @@
 
 namespace lf {
 
-const Row variant_table[kVariants] = {
-    {"cuda.step", Device::cuda, &cuda_step},    {"cpu.avx512", Device::cpu, &cpu_avx512},
-    {"cpu.avx2", Device::cpu, &cpu_avx2},       {"cpu.neon", Device::cpu, &cpu_neon},
-    {"cpu.generic", Device::cpu, &cpu_generic},
-};
+namespace {
+
+std::vector<Row>& table() {
+  static std::vector<Row> rows{
+      {"cuda.step", Device::cuda, &cuda_step},    {"cpu.avx512", Device::cpu, &cpu_avx512},
+      {"cpu.avx2", Device::cpu, &cpu_avx2},       {"cpu.neon", Device::cpu, &cpu_neon},
+      {"cpu.generic", Device::cpu, &cpu_generic},
+  };
+  return rows;
+}
+
+const size_t own_variants = table().size();
+
+}  // namespace
+
+const std::vector<Row>& variant_table() { return table(); }
+
+void add_variant(const Variant& variant) {
+  table().push_back({variant.name, variant.device, &variant});
+}
 
 const char* why_not_here(const Row& row) {
   if (!row.variant)
@@ -22,9 +37,9 @@ const char* why_not(const Row& row, Cell cell, DType dtype, const Dims& d) {
 const Variant* choose(Device device, Cell cell, DType dtype, const Dims& d, int forced,
                       const char** reason) {
   *reason = "there is no such variant";
-  for (int i = 0; i < kVariants; ++i) {
-    const Row& row = variant_table[i];
-    if (forced >= 0 && i != forced) continue;
+  for (size_t i = 0; i < (forced < 0 ? own_variants : table().size()); ++i) {
+    const Row& row = table()[i];
+    if (forced >= 0 && i != size_t(forced)) continue;
     if (row.device != device) {
       if (forced >= 0)
         *reason = device == Device::cpu ? "it runs on CUDA, the input is on the CPU"

@@ -1,18 +1,25 @@
 // The table of variants and the choice among them.
 #pragma once
 
+#include <vector>
+
 #include "contract/variant.h"
 
 namespace lf {
 
-// THE variant table, fastest first on each device. An entry is null where the build left it out.
+// An entry of the table. variant is null where the build left it out.
 struct Row {
   const char* name;
   Device device;
   const Variant* variant;
 };
-constexpr int kVariants = 5;
-extern const Row variant_table[kVariants];
+
+// THE variant table, fastest first on each device, then those that were added.
+const std::vector<Row>& variant_table();
+
+// Adds a variant from outside of this library, which must live as long. It is never chosen, only
+// forced. Not to be called while another thread uses the table.
+void add_variant(const Variant& variant);
 
 // Why a row cannot run at all here, or refuses this case; nullptr: it can.
 const char* why_not_here(const Row& row);

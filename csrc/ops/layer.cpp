@@ -114,7 +114,6 @@ Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse
   STD_TORCH_CHECK(forward.w_ih && forward.w_ih->dim() == 2 && forward.w_ih->size(0) % 4 == 0,
                   "weight_ih must be [4*H, I]");
   const DType storage = dtype_of(x);
-  const DType dtype = x.is_cuda() ? storage : state_dtype(storage);
   std::vector<int64_t> offsets = offsets_of(x, batch_sizes);
   Dims d{};
   d.T = int64_t(offsets.size()) - 1;
@@ -128,18 +127,23 @@ Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse
                   d.H, " and ", d.P);
   STD_TORCH_CHECK(reverse.w_ih || !(reverse.w_hh || reverse.b_ih || reverse.b_hh || reverse.w_hr),
                   "the reverse direction must have a weight_ih where it has another weight");
+  STD_TORCH_CHECK(variant < int64_t(variant_table().size()), "unknown variant code ", variant);
+  const Device device = x.is_cuda() ? Device::cuda : Device::cpu;
+  const char* reason;
+  DType dtype = storage;
+  const Variant* chosen = choose(device, Cell(cell), dtype, d, int(variant), &reason);
+  if (!chosen && device == Device::cpu) {  // in 16 bits: widen
+    dtype = state_dtype(storage);
+    chosen = choose(device, Cell(cell), dtype, d, int(variant), &reason);
+  }
+  STD_TORCH_CHECK(chosen,
+                  variant < 0 ? "no variant takes this layer: " : variant_table()[variant].name,
+                  variant < 0 ? "" : " refuses this layer: ", reason);
+
   const int64_t I = x.size(x.dim() - 1);
   std::vector<Direction> directions;
   for (const Weights* w : {&forward, &reverse})
     if (w->w_ih) directions.push_back(make_direction(*w, x, d, I, bool(forward.w_hr), dtype));
-
-  STD_TORCH_CHECK(variant < kVariants, "unknown variant code ", variant);
-  const char* reason;
-  const Variant* chosen =
-      choose(x.is_cuda() ? Device::cuda : Device::cpu, Cell(cell), dtype, d, int(variant), &reason);
-  STD_TORCH_CHECK(chosen,
-                  variant < 0 ? "no variant takes this layer: " : variant_table[variant].name,
-                  variant < 0 ? "" : " refuses this layer: ", reason);
   return {d,
           I,
           storage,

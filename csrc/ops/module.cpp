@@ -14,7 +14,7 @@ py::object text_or_none(const char* text) { return text ? py::object(py::str(tex
 
 py::list variants() {
   py::list rows;
-  for (const lf::Row& row : lf::variant_table)
+  for (const lf::Row& row : lf::variant_table())
     rows.append(py::dict(py::arg("name") = row.name,
                          py::arg("device") = row.device == lf::Device::cpu ? "cpu" : "cuda",
                          py::arg("why_not") = text_or_none(lf::why_not_here(row))));
@@ -22,10 +22,24 @@ py::list variants() {
 }
 
 py::object why_not(int index, int dtype, int64_t T, int64_t B, int64_t H, int64_t P, int64_t D) {
-  if (index < 0 || index >= lf::kVariants)
+  const std::vector<lf::Row>& table = lf::variant_table();
+  if (index < 0 || size_t(index) >= table.size())
     throw py::index_error("no variant " + std::to_string(index));
   const lf::Dims d{.T = T, .B = B, .H = H, .P = P, .D = D, .N = T * B};
-  return text_or_none(lf::why_not(lf::variant_table[index], lf::Cell::lstm, lf::DType(dtype), d));
+  return text_or_none(lf::why_not(table[size_t(index)], lf::Cell::lstm, lf::DType(dtype), d));
+}
+
+// What a shared object with variants of its own exports: lf_variants(&count) gives the first of
+// them.
+void add_variants(const std::string& path) {
+  void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) throw py::import_error(dlerror());
+  using Variants = const lf::Variant*(int* count);
+  auto* const variants = reinterpret_cast<Variants*>(dlsym(library, "lf_variants"));
+  if (!variants) throw py::import_error(path + " exports no lf_variants");
+  int count = 0;
+  const lf::Variant* const first = variants(&count);
+  for (int k = 0; k < count; ++k) lf::add_variant(first[k]);
 }
 
 py::dict build_info() {
@@ -33,7 +47,7 @@ py::dict build_info() {
   info["compiler"] = __VERSION__;
   info["openmp"] = _OPENMP;
   info["cuda"] =
-      lf::variant_table[0].variant ? text_or_none(lf::cuda_toolkit_version()) : py::none();
+      lf::variant_table()[0].variant ? text_or_none(lf::cuda_toolkit_version()) : py::none();
   return info;
 }
 
@@ -53,6 +67,9 @@ py::dict omp_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Kernels of lstm_fused. Importing it registers torch.ops.lstm_fused.";
   m.def("variants", &variants, "The table of kernel variants, fastest first.");
+  m.def("add_variants", &add_variants,
+        "Add the variants of a shared object that was built with the same csrc/contract.",
+        py::arg("path"));
   m.def("why_not", &why_not, "Why row `index` refuses a case, or None.", py::arg("index"),
         py::arg("dtype"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"), py::arg("D"));
   m.def("build_info", &build_info, "Compiler, OpenMP and CUDA toolkit that built this module.");

@@ -10,7 +10,7 @@
 namespace {
 
 const lf::Row* find(const char* name) {
-  for (const lf::Row& row : lf::variant_table)
+  for (const lf::Row& row : lf::variant_table())
     if (!std::strcmp(row.name, name) && row.device == lf::Device::cpu) return &row;
   return nullptr;
 }

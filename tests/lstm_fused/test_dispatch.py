@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lstm_fused
 from lstm_fused import dispatch, functional
-from lstm_fused.dispatch import KERNELS, NAMES, explain, variant, variants
+from lstm_fused.dispatch import KERNELS, explain, names, variant, variants
 from tests import cases
 from tests.cases import by_layer, problem, run
 
@@ -49,7 +49,7 @@ def ran(case: cases.Case = cases.PRIME, *, grad: bool = True) -> set[str]:
 
 
 def test_the_table_lists_every_variant_in_order() -> None:
-    assert tuple(ROWS) == NAMES
+    assert list(ROWS) == names()
     assert {row.device for row in ROWS.values()} == {"cpu", "cuda", "any"}
     for row in ROWS.values():
         assert row.available == (row.why_not is None)
@@ -116,7 +116,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name: str) -> None:
         pass
     message = str(caught.value)
     assert repr(name) in message
-    assert all(known in message for known in NAMES)
+    assert all(known in message for known in names())
 
 
 def test_force_nests_and_ends() -> None:
@@ -184,7 +184,7 @@ def test_explain_names_every_variant_once_and_chooses_one() -> None:
         header, *lines = explain(module).splitlines()
         assert "H=4" in header and "float32 on cpu" in header
         names = [line.split()[0] for line in lines]
-        assert names == list(NAMES)
+        assert names == dispatch.names()
         assert sum(line.split(maxsplit=1)[1] == "chosen" for line in lines) == 1
         for line, row in zip(lines, ROWS.values(), strict=True):
             if row.device == "cpu" and row.why_not:
@@ -267,7 +267,7 @@ def test_the_environment_with_a_refused_variant() -> None:
 def test_the_environment_with_an_unknown_name() -> None:
     out = in_environment("fastest")
     assert out.startswith("ValueError") and "'fastest'" in out
-    assert all(name in out for name in NAMES)
+    assert all(name in out for name in names())
 
 
 def test_an_empty_environment_variable_forces_nothing() -> None:

@@ -14,6 +14,10 @@ from lstm_fused import _build
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 
+KERNELS = [HERE / name for name in ("machine.cpp", "variants.cpp", "step.cpp")]
+PLUGIN = [*KERNELS, HERE / "plugin.cpp"]
+SCAN_CHECK = [*KERNELS, HERE / "scan_check.cpp"]
+
 # AddressSanitizer's red zones around every local variable double the time to compile.
 ADDRESS = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
 ADDRESS += ["--param=asan-stack=0"]
@@ -73,7 +77,7 @@ def compile_program(
     command += [f"-I{here / 'include'}", f"-I{here}", f"-I{csrc}", f"-I{HERE.parent / 'csrc'}"]
     command += [*headers, "-x", "c++", *map(str, sources), "-o", str(target)]
     if target.suffix == ".so":
-        command += ["-shared", "-fPIC"]
+        command += ["-shared", "-fPIC", "-fvisibility=hidden"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise AssertionError(done.stderr)

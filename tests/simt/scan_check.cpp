@@ -36,13 +36,11 @@ int main(int argc, char** argv) {
   }
   simt::seed = std::strtoull(argv[2], nullptr, 10);
   const int rounds = argc > 3 ? std::atoi(argv[3]) : 2;
-  lf::Context outside{};
-  outside.gemm = simt::gemm;
   lf::check::Random random{simt::seed + 1};
   double worst[4] = {};
   int problems = 0;
   const auto check = [&]<class T>(double& worst_yet, int64_t H) {
-    worst_yet = std::max(worst_yet, lf::check::check<T>(*variant, outside, random, H, ++problems));
+    worst_yet = std::max(worst_yet, lf::check::check<T>(*variant, {}, random, H, ++problems));
   };
   try {
     for (int round = 0; round < rounds; ++round)

@@ -5,6 +5,6 @@
 
 namespace simt {
 
-lf::Variant step() { return on_cpu(lf::cuda_step, "simt.step"); }
+lf::Variant step() { return on_cpu<lf::cuda_step>("simt.step"); }
 
 }  // namespace simt

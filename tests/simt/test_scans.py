@@ -18,15 +18,11 @@ VARIANTS = ["simt.step"]
 RUNS = {"plain": (range(10), 2), "address": (range(3), 1), "thread": (range(3), 1)}
 
 
-def sources(folder: Path = building.HERE) -> list[Path]:
-    return [folder / name for name in ("machine.cpp", "variants.cpp", "step.cpp", "scan_check.cpp")]
-
-
 @pytest.fixture(scope="module", params=list(building.MODES))
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp(request.param) / request.param
     try:
-        return building.compile_program(sources(), target, request.param)
+        return building.compile_program(building.SCAN_CHECK, target, request.param)
     except building.CannotBuild as error:
         pytest.skip(str(error))
 

@@ -5,13 +5,33 @@
 
 namespace simt {
 
-// The same variant under another name and device, with products of this CPU for the context's.
-lf::Variant on_cpu(const lf::Variant& variant, const char* name);
-
-lf::Variant step();
-
-// Context::gemm, in the state type of the dtype.
+// Context::gemm by this CPU.
 void gemm(const lf::Context&, lf::DType dtype, lf::Matrix out, lf::Matrix a, lf::Matrix b,
           bool accumulate);
+
+template <class Layer>
+void run_here(void (*kernel)(const Layer&, const lf::Context&), const Layer& layer,
+              const lf::Context& context) {
+  lf::Context here = context;
+  here.gemm = gemm;
+  kernel(layer, here);
+}
+
+// The same variant under another name, on the CPU.
+template <const lf::Variant& kVariant>
+lf::Variant on_cpu(const char* name) {
+  lf::Variant here = kVariant;
+  here.name = name;
+  here.device = lf::Device::cpu;
+  here.forward = [](const lf::LayerForward& p, const lf::Context& context) {
+    run_here(kVariant.forward, p, context);
+  };
+  here.backward = [](const lf::LayerBackward& p, const lf::Context& context) {
+    run_here(kVariant.backward, p, context);
+  };
+  return here;
+}
+
+lf::Variant step();
 
 }  // namespace simt
