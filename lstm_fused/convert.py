@@ -48,7 +48,8 @@ def convert(model: M, subclass: bool = False) -> M:
     Parameters stay the very same objects. With subclass=True the replacements are
     `lstm_fused.compat`'s, for code that asks isinstance(m, nn.LSTM). Modules of a class derived
     from nn.LSTM keep their own forward, and so are not replaced. The logger "lstm_fused" tells at
-    level INFO what was replaced, and what was not and why.
+    level INFO what was replaced, and what was not and why; at level WARNING where the model has
+    LSTMs and none was replaced.
     """
     return _swap(model, _SUBCLASS if subclass else _OURS)
 
@@ -62,7 +63,7 @@ def _swap(model: M, column: int) -> M:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     swapped: dict[nn.Module, nn.Module] = {}  # A module used twice is replaced by one object.
-    names = []
+    names, left = [], []
     for name, module in model.named_modules():
         source, target = _classes(module, column)
         if source is target:
@@ -73,13 +74,15 @@ def _swap(model: M, column: int) -> M:
             swapped[module] = _reclassed(module, source, target)
             names.append(title)
         else:
-            _log.info("left %s as it is: %s", title, reason)
+            left.append(f"{title}: {reason}")
     for parent in list(model.modules()):
         for key, child in parent._modules.items():
             if child in swapped:
                 parent._modules[key] = swapped[child]
     package = ("torch.nn", "lstm_fused", "lstm_fused.compat")[column]
     _log.info("%d replaced by %s: %s", len(names), package, ", ".join(names) or "nothing found")
+    if left:  # worth a warning where it is all that the model has
+        _log.log(logging.INFO if names else logging.WARNING, "left as is: %s", "; ".join(left))
     return swapped.get(model, model)  # type: ignore[return-value]
 
 

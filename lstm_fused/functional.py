@@ -43,6 +43,7 @@ def lstm(
     Under torch.autocast everything but float64 and complex runs in, and comes back in, the
     autocast dtype. Raises TypeError, ValueError or RuntimeError, as nn.LSTM, with a sentence.
     """
+    _refuse_tracing()
     check.tensor("input", input)
     check.stack_arguments(num_layers, dropout)
     if not isinstance(params, (list, tuple)):  # A ParameterList's slice is a module.
@@ -141,6 +142,7 @@ def lstm_cell(
 
     Autocast and errors are as in `lstm`.
     """
+    _refuse_tracing()
     check.tensor("input", input)
     batched = check.rank("LSTMCell", input, 2)
     if hx is not None:
@@ -173,6 +175,14 @@ def _cell(
     h0, c0 = (None, None) if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
     _, h, c = layer(input.unsqueeze(0), h0, c0, [(*params, None)])
     return h.squeeze(0), c.squeeze(0)
+
+
+def _refuse_tracing() -> None:
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "torch.jit cannot trace lstm_fused.functional: TorchScript would lose its gradients. "
+            "Trace a lstm_fused.LSTM or LSTMCell, which show it torch's own forward"
+        )
 
 
 def autocast_dtype(input: Tensor) -> torch.dtype | None:

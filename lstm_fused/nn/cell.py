@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lstm_fused import functional
@@ -36,7 +37,9 @@ class LSTMCell(nn.RNNCellBase):
 def forward(
     module: nn.RNNCellBase, input: Tensor, hx: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
-    """The forward of nn.LSTMCell for any module with its attributes."""
+    """The forward of nn.LSTMCell for any module with its attributes; traced as torch's own."""
+    if torch.jit.is_tracing():
+        return nn.LSTMCell.forward(module, input, hx)  # type: ignore[arg-type]
     return functional.lstm_cell(
         input, hx, module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh
     )

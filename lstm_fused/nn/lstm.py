@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, overload
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -56,7 +57,14 @@ class LSTM(nn.RNNBase):
 
 
 def forward(module: nn.RNNBase, input: Any, hx: Any) -> Any:
-    """The forward of nn.LSTM for any module with its attributes."""
+    """The forward of nn.LSTM for any module with its attributes.
+
+    torch.jit.trace and what is built on it, ONNX export for one, see torch's own forward: it can be
+    saved and loaded anywhere, and TorchScript would lose the gradients of our ops without a word.
+    """
+    if torch.jit.is_tracing():
+        module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+        return nn.LSTM.forward(module, input, hx)  # type: ignore[call-overload]
     packed = isinstance(input, PackedSequence)
     if packed:
         data, batch_sizes, sorted_indices, unsorted_indices = input

@@ -242,11 +242,11 @@ def test_what_is_left_alone_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         convert(model)
     assert [type(model[k]) for k in ("own", "patched", "compiled")] == [Peephole, nn.LSTM, nn.LSTM]
     assert caplog.messages == [
-        "left own (Peephole) as it is: "
-        "it is of a class derived from LSTM, with a behaviour of its own",
-        "left patched (LSTM) as it is: its forward was replaced by a function of its own",
-        "left compiled (LSTM) as it is: its call is compiled; convert before .compile()",
         "1 replaced by lstm_fused: rnn (LSTM)",
+        "left as is: own (Peephole): "
+        "it is of a class derived from LSTM, with a behaviour of its own; "
+        "patched (LSTM): its forward was replaced by a function of its own; "
+        "compiled (LSTM): its call is compiled; convert before .compile()",
     ]
     assert all(record.levelno == logging.INFO for record in caplog.records)
     caplog.clear()
@@ -260,6 +260,13 @@ def test_what_is_left_alone_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         "1 replaced by lstm_fused: (the model itself) (LSTM)",
         "1 replaced by torch.nn: (the model itself) (LSTM)",
     ]
+
+
+def test_a_model_whose_lstms_all_stay_gets_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    convert(nn.ModuleDict({"own": Peephole(3, 4)}))
+    (record,) = caplog.records  # INFO is not captured
+    assert record.levelno == logging.WARNING
+    assert "left as is: own (Peephole)" in record.message
 
 
 def test_a_model_must_be_a_module() -> None:

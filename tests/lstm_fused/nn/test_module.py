@@ -16,8 +16,8 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.rnn import pack_sequence
 
-from lstm_fused import compat
-from lstm_fused.nn import LSTM
+from lstm_fused import compat, functional
+from lstm_fused.nn import LSTM, LSTMCell
 from tests.close import assert_no_worse
 from tests.lstm_fused.nn.test_lstm import F64, twins
 from tests.lstm_fused.sidebyside import assert_same
@@ -277,6 +277,46 @@ def test_autocast_leaves_float64_alone() -> None:
         with pytest.raises(ValueError, match="does not match weight dtype"):
             ours(inputs().float())
     assert_same(got, theirs(inputs()))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("cls", [LSTM, compat.LSTM])
+def test_a_trace_is_torchs_own(cls: type[nn.Module], grad: bool) -> None:
+    """It generalises, differentiates, and loads where nobody knows us."""
+    module = cls(3, 4, num_layers=2, bidirectional=True, **F64)
+    parametrizations.weight_norm(module, "weight_hh_l0")
+    with torch.set_grad_enabled(grad):
+        traced = torch.jit.trace(module, (inputs(),))
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    x = torch.randn(9, 7, 3, requires_grad=True, **F64)
+    want = module(x)
+    got = torch.jit.load(file)(x)
+    assert_same(got, want)
+    weight = torch.randn_like(want[0])
+    assert_same(*(torch.autograd.grad(y[0], x, weight)[0] for y in (got, want)))
+    assert "lstm_fused::" not in str(traced.inlined_graph)
+
+
+def test_a_traced_cell_is_torchs_own() -> None:
+    cell = LSTMCell(3, 4, **F64)
+    x, states = inputs()[0], (torch.randn(2, 4, **F64), torch.randn(2, 4, **F64))
+    traced = torch.jit.trace(cell, (x, states))
+    assert_same(
+        traced(x[:1], (states[0][:1], states[1][:1])), cell(x[:1], (states[0][:1], states[1][:1]))
+    )
+    assert "lstm_fused::" not in str(traced.inlined_graph)
+
+
+def test_the_stateless_form_refuses_to_be_traced() -> None:
+    module = LSTM(3, 4, **F64)
+
+    def run(x: Tensor) -> Tensor:
+        return functional.lstm(x, None, list(module.parameters()))[0]
+
+    with pytest.raises(RuntimeError, match="torch.jit cannot trace lstm_fused.functional"):
+        torch.jit.trace(run, (inputs(),))
 
 
 def test_compiles_whole() -> None:
