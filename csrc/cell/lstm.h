@@ -11,6 +11,7 @@ namespace lf::LF_ISA {
 
 struct LstmCell {
   static constexpr int kGates = 4;
+  static constexpr LF_FN bool is_sigmoid(int gate) { return gate != 2; }
 
   // gate: pre-activations in, activations out. c: c_prev in, c out.
   template <class V>

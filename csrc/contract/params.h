@@ -5,7 +5,8 @@
 // the rows offsets[t] to offsets[t + 1]. A padded [T, B, *] tensor is the case of B rows at every
 // step.
 //
-// "dtype" is the storage type of the tensors, "state" its state_dtype: at least float.
+// "dtype" is the storage type of the tensors, "state" its state_dtype: at least float. Gates that
+// are kept in 16 bits for backward are folded where they are sigmoids (common/math.h).
 #pragma once
 
 #include "common/types.h"

@@ -14,12 +14,14 @@
 
 namespace lf::LF_ISA {
 
+// Up to so many steps, a recurrent weight is read less often than packing would touch it.
+constexpr int64_t kPackFromSteps = 3;
+
 template <class T>
 struct BackwardTask {
   const LayerBackward* p;
   GradientTask<T> gradients;
-  T* w_hh[kMaxDirections];  // packed panels of columns, in the workspace
-  T* w_hr[kMaxDirections];
+  Columns<T> w_hh[kMaxDirections], w_hr[kMaxDirections];
   Barrier* barriers;
 };
 
@@ -29,9 +31,12 @@ static int64_t plan_backward(const LayerBackward& p, int threads, T* base, Backw
   const Dims& d = p.d;
   int64_t used = 0;
   task.p = &p;
+  const bool pack = d.T >= kPackFromSteps;
   for (int64_t i = 0; i < d.D; ++i) {
-    task.w_hh[i] = take(base, used, ceil_div(d.P, kPanel<T>) * 4 * d.H * kPanel<T>);
-    task.w_hr[i] = take(base, used, p.w_hr[i] ? ceil_div(d.H, kPanel<T>) * d.P * kPanel<T> : 0);
+    task.w_hh[i] = {static_cast<const T*>(p.w_hh[i]), 4 * d.H, d.P, pack, nullptr};
+    task.w_hr[i] = {static_cast<const T*>(p.w_hr[i]), d.P, p.w_hr[i] ? d.H : 0, pack, nullptr};
+    task.w_hh[i].panels = take(base, used, task.w_hh[i].size());
+    task.w_hr[i].panels = take(base, used, task.w_hr[i].size());
   }
   plan_gradients(p, threads, base, used, task.gradients);
   return used;
@@ -40,38 +45,34 @@ static int64_t plan_backward(const LayerBackward& p, int threads, T* base, Backw
 template <class T>
 static void pack_backward(const void* task_, int member, int members) {
   const BackwardTask<T>& task = *static_cast<const BackwardTask<T>*>(task_);
-  const LayerBackward& p = *task.p;
-  const Dims& d = p.d;
-  for (int64_t i = 0; i < d.D; ++i) {
-    pack_all_columns(static_cast<const T*>(p.w_hh[i]), 4 * d.H, d.P, task.w_hh[i], member, members);
-    if (p.w_hr[i])
-      pack_all_columns(static_cast<const T*>(p.w_hr[i]), d.P, d.H, task.w_hr[i], member, members);
-    if (p.dx)
-      pack_all_columns(static_cast<const T*>(p.w_ih[i]), 4 * d.H, p.I, task.gradients.w_ih[i],
-                       member, members);
+  for (int64_t i = 0; i < task.p->d.D; ++i) {
+    task.w_hh[i].fill(member, members);
+    task.w_hr[i].fill(member, members);
+    task.gradients.w_ih[i].fill(member, members);
   }
 }
 
 // One step of one direction: where its rows lie.
 template <class T>
 struct BackwardStep {
-  int64_t H, P, y_stride;
-  const T* w_hh;         // packed
-  const T* w_hr;         // packed, or nullptr: no projection
-  int64_t continued;     // rows from here on started from h0, c0
-  int64_t continuing;    // rows from here on ended with this step
-  const T* dy;           // [rows, y_stride] or nullptr
-  const T* dh_n;         // [B, P] or nullptr
-  const T* dgates_next;  // [rows, 4, H]
-  const T* gates;        // [rows, 4, H]
-  const T* c_prev;       // [rows, H]
-  const T* c0;           // [B, H] or nullptr
-  const T* c;            // [rows, H]
-  T* dc;                 // [B, H]
-  T* dgates;             // [rows, 4, H]
-  T* dh;                 // [rows, P]
-  T* h_cell;             // [rows, H]
-  T* dh0;                // [B, P] or nullptr
+  const Columns<T>& w_hh;
+  const Columns<T>& w_hr;
+  int64_t H = 0, P = 0, y_stride = 0;
+  bool projection = false;
+  int64_t continued = 0;           // rows from here on started from h0, c0
+  int64_t continuing = 0;          // rows from here on ended with this step
+  const T* dy = nullptr;           // [rows, y_stride] or nullptr
+  const T* dh_n = nullptr;         // [B, P] or nullptr
+  const T* dgates_next = nullptr;  // [rows, 4, H]
+  const T* gates = nullptr;        // [rows, 4, H]
+  const T* c_prev = nullptr;       // [rows, H]
+  const T* c0 = nullptr;           // [B, H] or nullptr
+  const T* c = nullptr;            // [rows, H]
+  T* dc = nullptr;                 // [B, H]
+  T* dgates = nullptr;             // [rows, 4, H]
+  T* dh = nullptr;                 // [rows, P]
+  T* h_cell = nullptr;             // [rows, H]
+  T* dh0 = nullptr;                // [B, P] or nullptr
 };
 
 // out = dgates W_hh for R rows from b on and one panel of columns.
@@ -80,7 +81,7 @@ LF_FN void multiply_gates(const BackwardStep<T>& s, const T* dgates, int64_t b, 
                           Tile<T, R>& out) {
   const T* a[R];
   for (int r = 0; r < R; ++r) a[r] = dgates + (b + r) * 4 * s.H;
-  multiply<T, R, J>(out, a, s.w_hh + column * 4 * s.H, 4 * s.H);
+  s.w_hh.template multiply_by<R, J>(out, a, column);
 }
 
 // The cell's backward on one vector of units.
@@ -100,7 +101,7 @@ LF_FN void cell_backward(const BackwardStep<T>& s, int64_t row, int64_t unit, in
   CellType::backward(gate, c_prev, V::load(s.c + at, lanes), dh, dc, h);
   dc.store(s.dc + at, lanes);
   for (int g = 0; g < 4; ++g) gate[g].store(dgates + g * s.H, lanes);
-  if (s.w_hr) h.store(s.h_cell + at, lanes);
+  if (s.projection) h.store(s.h_cell + at, lanes);
 }
 
 // The whole gradient of the output, and without a projection the cell's backward on it. A tile
@@ -125,7 +126,7 @@ struct OutputGradientTile {
           dh = dh + V::load(later.at[r][j]);
         else if (s.dh_n)
           dh = dh + V::load(s.dh_n + row * s.P + at, lanes[j]);
-        if (s.w_hr)
+        if (s.projection)
           dh.store(s.dh + row * s.P + at, lanes[j]);
         else
           cell_backward<T, CellType>(s, row, at, lanes[j], dh);
@@ -145,7 +146,7 @@ struct CellGradientTile {
     int lanes[4];
     panel_lanes<T>(column, s.H, lanes);
     for (int r = 0; r < R; ++r) a[r] = s.dh + (b + r) * s.P;
-    multiply<T, R, J>(product, a, s.w_hr + column * s.P, s.P);
+    s.w_hr.template multiply_by<R, J>(product, a, column);
     for (int r = 0; r < R; ++r)
       for (int j = 0; j < J && lanes[j]; ++j)
         cell_backward<T, CellType>(s, b + r, column + j * Vec<T>::kWidth, lanes[j],
@@ -177,12 +178,11 @@ static void scan_backward(const BackwardTask<T>& task, const Share& share, int64
   const int64_t column1 = first_column<T>(d.P, share.part + 1, share.parts);
   Barrier& barrier = task.barriers[share.barrier];
 
-  BackwardStep<T> s{};
+  BackwardStep<T> s{.w_hh = task.w_hh[i], .w_hr = task.w_hr[i]};
   s.H = d.H;
   s.P = d.P;
   s.y_stride = d.D * d.P;
-  s.w_hh = task.w_hh[i];
-  s.w_hr = p.w_hr[i] ? task.w_hr[i] : nullptr;
+  s.projection = p.w_hr[i];
   s.dh_n = p.dh_n ? static_cast<const T*>(p.dh_n) + i * d.B * d.P : nullptr;
   s.c0 = p.c0 ? static_cast<const T*>(p.c0) + i * d.B * d.H : nullptr;
   s.dc = static_cast<T*>(p.dc0) + i * d.B * d.H;
@@ -208,7 +208,7 @@ static void scan_backward(const BackwardTask<T>& task, const Share& share, int64
     const OutputGradientTile<T, CellType> output{s};
     for_panels<T>(output, b0, middle, column0, column1);
     for_panels<T>(output, middle, b1, column0, column1);
-    if (s.w_hr) {
+    if (s.projection) {
       barrier.wait(share.parts);
       for_panels<T>(CellGradientTile<T, CellType>{s}, b0, b1, unit0, unit1);
     }
@@ -240,14 +240,13 @@ static void backward_of(const LayerBackward& p, const Context& context) {
   BackwardTask<T> task{};
   plan_backward(p, context.threads, static_cast<T*>(context.workspace), task);
   task.barriers = barriers;
-  std::memset(task.gradients.zeros, 0, d.P * sizeof(T));
   const size_t state = d.D * d.B * d.H * sizeof(T);
   if (p.dc_n)
     std::memcpy(p.dc0, p.dc_n, state);
   else
     std::memset(p.dc0, 0, state);
   const int threads = team_size(d, context.threads);
-  run_team(threads, pack_backward<T>, &task);
+  run_team(task.gradients.members, pack_backward<T>, &task);
   run_team(threads, backward_member<T, CellType>, &task);
   run_team(task.gradients.members, gradients_member<T>, &task.gradients);
 }

@@ -87,8 +87,9 @@ static void pack_forward(const void* task_, int member, int members) {
 template <class T>
 struct ForwardStep {
   int64_t I, H, P, y_stride;
-  const T* x;     // [rows, I], or nullptr: gates hold x W_ih^T
-  const T* bias;  // [4, H]
+  bool projected;  // gates hold x W_ih^T
+  const T* x;      // [rows, I], unless projected
+  const T* bias;   // [4, H]
   const T* w_ih;
   const T* w_hh;  // packed or as given
   const T* w_hr;
@@ -98,7 +99,7 @@ struct ForwardStep {
   const T* y_prev;        // [rows, y_stride]
   const T* h0;            // [B, P] or the zeros, then h0_stride is 0
   int64_t h0_stride;
-  T* gates;    // [rows, 4, H], or nullptr: with x, if c is not wanted
+  T* gates;    // [rows, 4, H], or nullptr: not projected, and c is not wanted
   T* c_state;  // [B, H]
   T* c;        // [rows, H] or nullptr
   T* y;        // [rows, y_stride]
@@ -172,7 +173,7 @@ struct GateTile {
         a[r] = b + r < s.continued ? s.y_prev + (b + r) * s.y_stride : s.h0 + (b + r) * s.h0_stride;
       add_gates(s, product, a, s.w_hh, unit, lanes, s.P);
     }
-    if (s.x) {
+    if (!s.projected) {
       for (int r = 0; r < R; ++r) a[r] = s.x + (b + r) * s.I;
       add_gates(s, product, a, s.w_ih, unit, lanes, s.I);
     }
@@ -182,7 +183,7 @@ struct GateTile {
       V gate[4], h, c = V::load(s.c_state + row * s.H + unit, lanes);
       for (int g = 0; g < 4; ++g) {
         gate[g] = V::load(product.at[r][g]);
-        if (!s.x) gate[g] = gate[g] + V::load(gates + g * s.H, lanes);
+        if (s.projected) gate[g] = gate[g] + V::load(gates + g * s.H, lanes);
       }
       CellType::forward(gate, c, h);
       c.store(s.c_state + row * s.H + unit, lanes);
@@ -241,6 +242,7 @@ static void scan_forward(const ForwardTask<T>& task, const Share& share, int64_t
   s.P = d.P;
   s.y_stride = d.D * d.P;
   s.packed = task.packed;
+  s.projected = task.chunk > 0;
   s.bias = task.bias[i];
   s.w_ih = task.packed ? task.w_ih[i] : static_cast<const T*>(p.w_ih[i]);
   s.w_hh = task.packed ? task.w_hh[i] : static_cast<const T*>(p.w_hh[i]);
@@ -267,11 +269,11 @@ static void scan_forward(const ForwardTask<T>& task, const Share& share, int64_t
     }
     const int64_t row = order.first_row(step), rows = order.rows(step);
     const int64_t b1 = rows < share.b1 ? rows : share.b1;
-    s.x = task.chunk ? nullptr : x + row * p.I;
+    s.x = x + row * p.I;
     s.y_prev =
         step ? static_cast<T*>(p.y) + order.first_row(step - 1) * s.y_stride + i * d.P : nullptr;
     s.y = static_cast<T*>(p.y) + row * s.y_stride + i * d.P;
-    s.gates = s.x && !p.c ? nullptr : gates + (row - first_row) * 4 * d.H;
+    s.gates = !s.projected && !p.c ? nullptr : gates + (row - first_row) * 4 * d.H;
     s.c = p.c ? static_cast<T*>(p.c) + (i * d.N + row) * d.H : nullptr;
     s.continued = order.continued(step);
     s.continuing = order.continuing(step);

@@ -4,9 +4,10 @@
 //   dx    = dgates W_ih, of both directions
 //
 // A weight's gradient is a sum over rows of outer products. Rows come in blocks. Of each block a
-// member transposes its own columns of dgates into tiles, packs [x | h_before] into panels, and
-// adds the products of the two to its own rows of dW. No number has two writers, nobody waits, and
-// the order of a sum does not depend on the team.
+// member transposes its own columns of dgates into tiles, packs [x | h_before] into panels, a chunk
+// of columns at a time, and adds the products of the two to its own rows of dW. A few rows are
+// multiplied as they lie. No number has two writers, nobody waits, and the order of a sum does not
+// depend on the team.
 #pragma once
 
 #include "contract/order.h"
@@ -15,23 +16,30 @@
 
 namespace lf::LF_ISA {
 
-// A multiple of kChain.
 constexpr int64_t kBlockRows = 256;
+static_assert(kBlockRows % kChain == 0);
 
-// Rows of dgates that stay in L2 while every panel of W_ih passes: 48 KiB of them at H = 32, 1.5
-// MiB at H = 1024.
-constexpr int64_t kInputRows = 96;
+// Up to so many rows in all, packing and transposing would take longer than the products.
+constexpr int64_t kFewRows = 8;
 
-// Tiles that are transposed at once: whole cache lines of dgates.
+// Panels of a block that a member packs at once: 1 MiB. With 256 KiB dgates were transposed more
+// often, and a product of 2048 columns took a fifth longer; without a limit, memory grew with
+// threads times I.
+template <class T>
+constexpr int64_t kChunkPanels = (1 << 20) / (kBlockRows * kPanel<T> * sizeof(T));
+
+// Tiles that are transposed at once: 48 columns of dgates, so that most cache lines are read once.
 constexpr int64_t kGroupTiles = 48 / kTileRows;
+
+// Rows of dgates that pass by one panel of W_ih after another: 192 KiB at H = 128.
+constexpr int64_t kInputRows = 96;
 
 template <class T>
 struct GradientTask {
   const LayerBackward* p;
   int members;
-  T* w_ih[kMaxDirections];  // packed panels of columns, in the workspace
-  T* zeros;                 // [P]: the missing h0
-  T* scratch;               // per member: panels of a block, then a group of tiles
+  Columns<T> w_ih[kMaxDirections];  // without columns where dx is not wanted
+  T* scratch;                       // per member: panels of a chunk, then a group of tiles
   int64_t panels_size, scratch_size;
 };
 
@@ -46,35 +54,37 @@ struct WeightGradient {
   T* out[2];  // nullptr: not wanted
 
   int64_t vectors(int k) const { return out[k] ? ceil_div(columns[k], Vec<T>::kWidth) : 0; }
-  int64_t panels() const { return ceil_div(vectors(0) + vectors(1), 4); }
+  int64_t vectors() const { return vectors(0) + vectors(1); }
+  int64_t panels() const { return ceil_div(vectors(), 4); }
 };
 
 template <class T>
 static WeightGradient<T> gate_gradient(const LayerBackward& p, int64_t i) {
   const int64_t M = 4 * p.d.H;
-  return {static_cast<const T*>(p.dgates) + i * p.d.N * M,
-          static_cast<const T*>(p.x),
-          M,
-          static_cast<T*>(p.db[i]),
-          {p.I, p.d.P},
-          {static_cast<T*>(p.dw_ih[i]), static_cast<T*>(p.dw_hh[i])}};
+  return {.left = static_cast<const T*>(p.dgates) + i * p.d.N * M,
+          .right = static_cast<const T*>(p.x),
+          .M = M,
+          .sums = static_cast<T*>(p.db[i]),
+          .columns = {p.I, p.d.P},
+          .out = {static_cast<T*>(p.dw_ih[i]), static_cast<T*>(p.dw_hh[i])}};
 }
 
 template <class T>
 static WeightGradient<T> projection_gradient(const LayerBackward& p, int64_t i) {
-  return {static_cast<const T*>(p.dh) + i * p.d.N * p.d.P,
-          static_cast<const T*>(p.h_cell) + i * p.d.N * p.d.H,
-          p.d.P,
-          nullptr,
-          {p.d.H, 0},
-          {static_cast<T*>(p.dw_hr[i]), nullptr}};
+  return {.left = static_cast<const T*>(p.dh) + i * p.d.N * p.d.P,
+          .right = static_cast<const T*>(p.h_cell) + i * p.d.N * p.d.H,
+          .M = p.d.P,
+          .sums = nullptr,
+          .columns = {p.d.H, 0},
+          .out = {static_cast<T*>(p.dw_hr[i]), nullptr}};
 }
 
 // What one more gradient asks for: panels at once, and operations in all.
 template <class T>
 static void count_gradient(const WeightGradient<T>& g, int64_t rows, int64_t& panels,
                            double& flops) {
-  panels = panels < g.panels() ? g.panels() : panels;
+  const int64_t at_once = g.panels() < kChunkPanels<T> ? g.panels() : kChunkPanels<T>;
+  panels = panels < at_once ? at_once : panels;
   flops += 2.0 * rows * g.M * double(g.panels() * kPanel<T>);
 }
 
@@ -84,46 +94,59 @@ static void plan_gradients(const LayerBackward& p, int threads, T* base, int64_t
                            GradientTask<T>& task) {
   const Dims& d = p.d;
   const int64_t block = d.N < kBlockRows ? d.N : kBlockRows;
+  const bool few = d.N <= kFewRows;
   int64_t panels = 0;
   double flops = 0;
   task.p = &p;
   for (int64_t i = 0; i < d.D; ++i) {
-    task.w_ih[i] = take(base, used, p.dx ? ceil_div(p.I, kPanel<T>) * 4 * d.H * kPanel<T> : 0);
+    task.w_ih[i] = {static_cast<const T*>(p.w_ih[i]), 4 * d.H, p.dx ? p.I : 0, !few, nullptr};
+    task.w_ih[i].panels = take(base, used, task.w_ih[i].size());
     if (p.dx) flops += 8.0 * d.N * d.H * p.I;
     count_gradient(gate_gradient<T>(p, i), d.N, panels, flops);
     if (p.dw_hr[i]) count_gradient(projection_gradient<T>(p, i), d.N, panels, flops);
   }
-  task.zeros = take(base, used, d.P);
   task.members = team_for(flops, threads);
-  task.panels_size = panels * block * kPanel<T>;
-  task.scratch_size = ceil_div(task.panels_size + block * kGroupTiles * kTileRows, 16) * 16;
+  task.panels_size = few ? 0 : panels * block * kPanel<T>;
+  const int64_t tiles_size = few ? 0 : block * kGroupTiles * kTileRows;
+  task.scratch_size = ceil_div(task.panels_size + tiles_size, 16) * 16;
   task.scratch = take(base, used, task.members * task.scratch_size);
 }
 
-// Where the state before each row lies, for rows in ascending order.
+// Where the state before each row lies, for rows in ascending order; nullptr: it is zero.
 template <class T>
 struct StatesBefore {
-  const GradientTask<T>& task;
+  const LayerBackward& p;
   int64_t i;
   int64_t t = 0;
 
   const T* of(int64_t row) {
-    const LayerBackward& p = *task.p;
     const Dims& d = p.d;
     const Order order{p.offsets, d.T, i == 1};
     while (row >= p.offsets[t + 1]) ++t;
     const int64_t step = order.t(t), b = row - p.offsets[t];
     if (b < order.continued(step))
       return static_cast<const T*>(p.y) + ((order.first_row(step - 1) + b) * d.D + i) * d.P;
-    return p.h0 ? static_cast<const T*>(p.h0) + (i * d.B + b) * d.P : task.zeros;
+    return p.h0 ? static_cast<const T*>(p.h0) + (i * d.B + b) * d.P : nullptr;
   }
 };
 
 // One block of rows: where they lie on the right, and how many there are.
 template <class T>
 struct Block {
-  int64_t first, rows;
+  int64_t first = 0, rows = 0;
   const T* right[2][kBlockRows];
+
+  // Moves on to the next block; false: there is none.
+  bool next(const WeightGradient<T>& g, StatesBefore<T>& before) {
+    first += rows;
+    const int64_t left = before.p.d.N - first;
+    rows = left < kBlockRows ? left : kBlockRows;
+    for (int64_t k = 0; k < rows; ++k) {
+      right[0][k] = g.right + (first + k) * g.columns[0];
+      right[1][k] = g.out[1] ? before.of(first + k) : nullptr;
+    }
+    return rows > 0;
+  }
 };
 
 // The vector of columns that is the v-th of all panels.
@@ -139,16 +162,22 @@ struct Place {
     column = (v - k * g.vectors(0)) * W;
     lanes = g.columns[k] - column < W ? int(g.columns[k] - column) : W;
   }
+  // The vector in one row of a block.
+  LF_FN Vec<T> of(const Block<T>& block, int64_t row) const {
+    const T* const from = block.right[k][row];
+    return from ? Vec<T>::load(from + column, lanes) : Vec<T>(0);
+  }
 };
 
+// The vectors [v0, v1) of a block to panels.
 template <class T>
-static void pack_right(const WeightGradient<T>& g, const Block<T>& block, T* panels) {
-  using V = Vec<T>;
-  for (int64_t v = 0; v < g.vectors(0) + g.vectors(1); ++v) {
+static void pack_right(const WeightGradient<T>& g, const Block<T>& block, int64_t v0, int64_t v1,
+                       T* panels) {
+  for (int64_t v = v0; v < v1; ++v) {
     const Place<T> place(g, v);
-    T* const out = panels + v / 4 * block.rows * kPanel<T> + v % 4 * V::kWidth;
+    T* const out = panels + (v - v0) / 4 * block.rows * kPanel<T> + (v - v0) % 4 * Vec<T>::kWidth;
     for (int64_t row = 0; row < block.rows; ++row)
-      V::load(block.right[place.k][row] + place.column, place.lanes).store(out + row * kPanel<T>);
+      place.of(block, row).store(out + row * kPanel<T>);
   }
 }
 
@@ -162,10 +191,10 @@ static void transpose_left(const WeightGradient<T>& g, const Block<T>& block, in
 #pragma GCC unroll 3
       for (int r = 0; r < kTileRows; r += V::kWidth) {
         const int lanes = kTileRows - r < V::kWidth ? kTileRows - r : V::kWidth;
-        const int64_t column = m + tile * kTileRows + r, left = g.M - column;
-        V::load(g.left + (block.first + row) * g.M + column, left >= lanes ? lanes
-                                                             : left > 0    ? int(left)
-                                                                           : 0)
+        const int64_t column = m + tile * kTileRows + r, there = g.M - column;
+        V::load(g.left + (block.first + row) * g.M + column, there >= lanes ? lanes
+                                                             : there > 0    ? int(there)
+                                                                            : 0)
             .store(out + (tile * block.rows + row) * kTileRows + r, lanes);
       }
 }
@@ -188,17 +217,18 @@ static void add_sums(const WeightGradient<T>& g, const Block<T>& block, int64_t 
   }
 }
 
-// out += tile times panel, for the rows of out from m on; the first block sets them.
+// out += tile times the panel whose first vector is v, for the rows of out from m on; the first
+// block sets them.
 template <class T, int J>
-static void add_product(const WeightGradient<T>& g, const Block<T>& block, int64_t m, int64_t panel,
-                        const T* tile, const T* right) {
+static void add_product(const WeightGradient<T>& g, const Block<T>& block, int64_t m, int64_t v,
+                        const T* tile, const T* panel) {
   using V = Vec<T>;
   Tile<T, kTileRows> product;
   const T* rows[kTileRows];
   for (int r = 0; r < kTileRows; ++r) rows[r] = tile + r;
-  multiply<T, kTileRows, J, kTileRows>(product, rows, right, block.rows);
+  multiply<T, kTileRows, J, kTileRows>(product, rows, panel, block.rows);
   for (int j = 0; j < J; ++j) {
-    const Place<T> place(g, 4 * panel + j);
+    const Place<T> place(g, v + j);
     for (int r = 0; r < kTileRows && m + r < g.M; ++r) {
       T* const out = g.out[place.k] + (m + r) * g.columns[place.k] + place.column;
       const V sum = V::load(product.at[r][j]);
@@ -207,50 +237,73 @@ static void add_product(const WeightGradient<T>& g, const Block<T>& block, int64
   }
 }
 
+// One member's rows of g.out from one chunk of columns, vectors [v0, v1), of one block.
+template <class T>
+static void add_chunk(const WeightGradient<T>& g, const Block<T>& block, int64_t v0, int64_t v1,
+                      int64_t tile0, int64_t tile1, T* panels, T* tiles) {
+  pack_right(g, block, v0, v1, panels);
+  for (int64_t first = tile0; first < tile1; first += kGroupTiles) {
+    const int64_t n = tile1 - first < kGroupTiles ? tile1 - first : kGroupTiles;
+    transpose_left(g, block, first * kTileRows, n, tiles);
+    for (int64_t v = v0; v < v1; v += 4)
+      for (int64_t k = 0; k < n; ++k) {
+        const T* const a = tiles + k * block.rows * kTileRows;
+        const T* const b = panels + (v - v0) / 4 * block.rows * kPanel<T>;
+        const int64_t m = (first + k) * kTileRows;
+        switch (v1 - v) {
+          case 1:
+            add_product<T, 1>(g, block, m, v, a, b);
+            break;
+          case 2:
+            add_product<T, 2>(g, block, m, v, a, b);
+            break;
+          case 3:
+            add_product<T, 3>(g, block, m, v, a, b);
+            break;
+          default:
+            add_product<T, 4>(g, block, m, v, a, b);
+        }
+      }
+  }
+}
+
+// The rows [m0, m1) of g.out from a block of few rows, which is the only one. Row after row, as
+// they lie in memory: column after column touched a page per number.
+template <class T>
+static void set_from_few(const WeightGradient<T>& g, const Block<T>& block, int64_t m0,
+                         int64_t m1) {
+  for (int64_t m = m0; m < m1; ++m)
+    for (int64_t v = 0; v < g.vectors(); ++v) {
+      const Place<T> place(g, v);
+      Vec<T> sum(0);
+      for (int64_t row = 0; row < block.rows; ++row)
+        sum = fma(Vec<T>(g.left[row * g.M + m]), place.of(block, row), sum);
+      sum.store(g.out[place.k] + m * g.columns[place.k] + place.column, place.lanes);
+    }
+}
+
 // One member's rows of g.out, over all rows of the layer.
 template <class T>
 static void add_gradient(const GradientTask<T>& task, const WeightGradient<T>& g, int64_t i,
                          int member, int members) {
   const LayerBackward& p = *task.p;
-  if (!g.sums && g.panels() == 0) return;
-  const int64_t tiles = ceil_div(g.M, kTileRows), vectors = g.vectors(0) + g.vectors(1);
+  const int64_t tiles = ceil_div(g.M, kTileRows);
   const int64_t tile0 = tiles * member / members, tile1 = tiles * (member + 1) / members;
+  if (tile0 == tile1 || (!g.sums && g.vectors() == 0)) return;
+  const int64_t m0 = tile0 * kTileRows, m1 = tile1 * kTileRows < g.M ? tile1 * kTileRows : g.M;
   T* const panels = task.scratch + member * task.scratch_size;
-  T* const left = panels + task.panels_size;
-  StatesBefore<T> before{task, i};
+  StatesBefore<T> before{p, i};
   Block<T> block;
-  for (block.first = 0; block.first < p.d.N; block.first += block.rows) {
-    block.rows = p.d.N - block.first < kBlockRows ? p.d.N - block.first : kBlockRows;
-    for (int64_t row = 0; row < block.rows; ++row) {
-      block.right[0][row] = g.right + (block.first + row) * g.columns[0];
-      block.right[1][row] = g.out[1] ? before.of(block.first + row) : nullptr;
+  while (block.next(g, before)) {
+    if (g.sums) add_sums(g, block, m0, m1);
+    if (p.d.N <= kFewRows) {
+      set_from_few(g, block, m0, m1);
+      continue;
     }
-    pack_right(g, block, panels);
-    for (int64_t tile = tile0; tile < tile1; tile += kGroupTiles) {
-      const int64_t n = tile1 - tile < kGroupTiles ? tile1 - tile : kGroupTiles;
-      const int64_t m = tile * kTileRows, m1 = m + n * kTileRows;
-      if (g.panels()) transpose_left(g, block, m, n, left);
-      if (g.sums) add_sums(g, block, m, m1 < g.M ? m1 : g.M);
-      for (int64_t panel = 0; panel < g.panels(); ++panel)
-        for (int64_t k = 0; k < n; ++k) {
-          const T* const a = left + k * block.rows * kTileRows;
-          const T* const b = panels + panel * block.rows * kPanel<T>;
-          const int64_t at = m + k * kTileRows;
-          switch (vectors - 4 * panel) {
-            case 1:
-              add_product<T, 1>(g, block, at, panel, a, b);
-              break;
-            case 2:
-              add_product<T, 2>(g, block, at, panel, a, b);
-              break;
-            case 3:
-              add_product<T, 3>(g, block, at, panel, a, b);
-              break;
-            default:
-              add_product<T, 4>(g, block, at, panel, a, b);
-          }
-        }
-    }
+    constexpr int64_t kStep = 4 * kChunkPanels<T>;
+    for (int64_t v = 0; v < g.vectors(); v += kStep)
+      add_chunk(g, block, v, v + kStep < g.vectors() ? v + kStep : g.vectors(), tile0, tile1,
+                panels, panels + task.panels_size);
   }
 }
 
@@ -268,7 +321,7 @@ struct InputGradientTile {
       const T* a[R];
       for (int r = 0; r < R; ++r)
         a[r] = static_cast<const T*>(p.dgates) + (i * p.d.N + row + r) * K;
-      multiply<T, R, J>(product, a, task.w_ih[i] + column * K, K, i > 0);
+      task.w_ih[i].template multiply_by<R, J>(product, a, column, i > 0);
     }
     store_tile<T, R, J>(product, static_cast<T*>(p.dx) + row * p.I, p.I, column);
   }

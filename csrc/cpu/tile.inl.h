@@ -23,14 +23,14 @@ struct alignas(64) Tile {
 // chain a gradient was 1.4 times further off than the one rule of the tests allows.
 constexpr int64_t kChain = 128;
 
-// out = a b, plus out if add: element k of row r is rows[r][k * kStep], b is a packed panel
-// [K][4][W], of which the first J vectors count.
+// out = a b, plus out if add: element k of row r is rows[r][k * kStep], row k of b is the first J
+// vectors at b + k * b_step, which is kPanel for a packed panel.
 //
 // A function of its own, so that the compiler has all registers for the accumulators: inlined into
 // the cell's code it kept a third of them on the stack, at half the speed.
 template <class T, int R, int J = 4, int kStep = 1>
 [[gnu::noinline]] static void multiply(Tile<T, R>& out, const T* const (&rows)[R], const T* b,
-                                       int64_t K, bool add = false) {
+                                       int64_t K, bool add = false, int64_t b_step = kPanel<T>) {
   using V = Vec<T>;
   const T* a[R];
 #pragma GCC unroll 6
@@ -43,7 +43,7 @@ template <class T, int R, int J = 4, int kStep = 1>
 #pragma GCC unroll 4
       for (int j = 0; j < J; ++j) acc[r][j] = V(0);
 #pragma GCC unroll 2
-    for (int64_t k = 0; k < terms; ++k, b += kPanel<T>) {
+    for (int64_t k = 0; k < terms; ++k, b += b_step) {
       V x[R];
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) x[r] = V(a[r][k * kStep]);
@@ -178,12 +178,36 @@ static void pack_columns(const T* w, int64_t K, int64_t n, int64_t first, T* pan
           .store(panel + k * kPanel<T> + j * V::kWidth);
 }
 
-// One member's share of all the panels of columns of w [K, n].
+// The columns of a row-major matrix w [K, n] as multiply reads them: packed into panels, or, where
+// that would not pay, as they lie but for the last panel if it is narrow, which loads would
+// overrun.
 template <class T>
-static void pack_all_columns(const T* w, int64_t K, int64_t n, T* panels, int member, int members) {
-  for (int64_t q = member; q < ceil_div(n, kPanel<T>); q += members)
-    pack_columns(w, K, n, q * kPanel<T>, panels + q * K * kPanel<T>);
-}
+struct Columns {
+  const T* w;
+  int64_t K, n;
+  bool pack;
+  T* panels;
+
+  int64_t first_packed() const { return pack ? 0 : n / kPanel<T> * kPanel<T>; }
+  // Elements that panels must hold.
+  int64_t size() const { return ceil_div(n - first_packed(), kPanel<T>) * kPanel<T> * K; }
+
+  // One member's share of the packing.
+  void fill(int member, int members) const {
+    const int64_t first = first_packed();
+    for (int64_t q = member; first + q * kPanel<T> < n; q += members)
+      pack_columns(w, K, n, first + q * kPanel<T>, panels + q * K * kPanel<T>);
+  }
+
+  // out = a times the panel from `column` on, plus out if add.
+  template <int R, int J>
+  LF_FN void multiply_by(Tile<T, R>& out, const T* const (&a)[R], int64_t column,
+                         bool add = false) const {
+    const bool packed = column >= first_packed();
+    multiply<T, R, J>(out, a, packed ? panels + (column - first_packed()) * K : w + column, K, add,
+                      packed ? kPanel<T> : n);
+  }
+};
 
 // Panel of rows as columns: w [n, K] row-major to [K][4][W], rows from `first` on.
 template <class T>

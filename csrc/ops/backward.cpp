@@ -2,7 +2,7 @@
 // over all rows, its own or torch's, give the gradients of the input and the weights.
 #include <algorithm>
 
-#include "ops/layer.h"
+#include "ops/kept.h"
 #include "ops/ops.h"
 #include "ops/products.h"
 
@@ -73,7 +73,7 @@ Backward layer_backward(const OptionalTensor& dy_given, const OptionalTensor& dh
   const OptionalTensor dy = prepare(dy_given, dtype), dh_n = prepare(dh_n_given, dtype);
   const OptionalTensor dc_n = prepare(dc_n_given, state);
   const Tensor y = prepare(y_given, dtype);
-  const Tensor gates = prepare(saved_gates, dtype);
+  const Tensor gates = kept_gates(layer, saved_gates);
   const bool ours = kOverwrite || layer.storage != dtype;  // a copy in another dtype
   const Tensor dgates = ours ? gates : empty(x, {d.D, d.N, 4, d.H}, dtype);
   const Tensor dc0 = empty(x, {d.D, d.B, d.H}, state);

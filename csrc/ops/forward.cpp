@@ -2,11 +2,12 @@
 // layer, then let it run.
 #include <algorithm>
 
-#include "ops/layer.h"
+#include "ops/kept.h"
 #include "ops/ops.h"
 #include "ops/products.h"
 
 namespace lf::ops {
+
 Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalTensor& c0,
                       const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
                       const OptionalTensor& b_hh, const OptionalTensor& w_hr,
@@ -67,7 +68,7 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
                                             {std::max<int64_t>(d.B, 1) * d.D * d.P, d.D * d.P, 1})
                                      : y;
   return {prepare(shaped, layer.storage), prepare(h_n, layer.storage), prepare(c_n, layer.storage),
-          prepare(gates, layer.storage), c};
+          keep_gates(layer, gates), c};
 }
 
 }  // namespace lf::ops

@@ -144,7 +144,8 @@ Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse
   std::vector<Direction> directions;
   for (const Weights* w : {&forward, &reverse})
     if (w->w_ih) directions.push_back(make_direction(*w, x, d, I, bool(forward.w_hr), dtype));
-  return {d,
+  return {Cell(cell),
+          d,
           I,
           storage,
           dtype,

@@ -19,6 +19,7 @@ struct Direction {
 };
 
 struct Layer {
+  Cell cell;
   Dims d;
   int64_t I;
   DType storage;                 // of the tensors given and returned

@@ -17,6 +17,8 @@ const lf::Row* find(const char* name) {
 
 }  // namespace
 
+using lf::check::Random, lf::check::Size;
+
 int main(int argc, char** argv) {
   const lf::Row* const row = argc == 2 ? find(argv[1]) : nullptr;
   if (!row) {
@@ -31,14 +33,22 @@ int main(int argc, char** argv) {
   // Around the widths of vectors (2 to 16) and of panels (8 to 64), and enough for a team of three.
   const int64_t sizes[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
                            12, 13, 14, 15, 16, 17, 31, 32, 33, 50, 65};
-  lf::check::Random random{1};
+  Random random{1};
   double worst = 0;
   int problems = 0;
+  const auto check = [&]<class T>(int64_t H, Size size) {
+    worst =
+        std::max(worst, lf::check::check_one<T>(*row->variant, {}, random, H, size, ++problems));
+  };
   for (int round = 0; round < kRounds; ++round)
     for (const int64_t H : sizes) {
-      worst = std::max(worst, lf::check::check<float>(*row->variant, {}, random, H, ++problems));
-      worst = std::max(worst, lf::check::check<double>(*row->variant, {}, random, H, ++problems));
+      check.operator()<float>(H, Size::small);
+      check.operator()<double>(H, Size::small);
     }
+  for (const int64_t H : {1, 5, 16, 33, 65}) {
+    check.operator()<float>(H, Size::large);
+    check.operator()<double>(H, Size::large);
+  }
   std::printf("%d problems, worst error %.3g eps\n", problems, worst);
   return 0;
 }

@@ -214,19 +214,22 @@ struct Check {
 
 // Returns the worst error, in eps.
 template <class T>
-double check(const Variant& variant, const Context& outside, Random& random, int64_t H,
-             int number) {
-  const Problem p = make_problem<T>(random, H);
+double check_one(const Variant& variant, const Context& outside, Random& random, int64_t H,
+                 Size size, int number) {
+  const Problem p = make_problem<T>(random, H, size);
   Check<T> check{variant, outside, p, describe<T>(p, number)};
   std::fprintf(stderr, "%s\n", check.problem.c_str());
   Forward forward = oracle_forward(p, variant.whole_layer ? nullptr : rounded<T>);
+  if (sizeof(T) == 2) change_sigmoids(forward.gates, H, folded);
   check.forward(forward, true);
   check.forward(forward, false);
   for (Values* values : {&forward.gates, &forward.y})
     std::transform(values->begin(), values->end(), values->begin(), rounded<T>);
   std::transform(forward.c.begin(), forward.c.end(), forward.c.begin(),
                  rounded<typename Storage<T>::State>);
-  const Backward backward = oracle_backward(p, forward.gates, forward.c, forward.y);
+  Values gates = forward.gates;
+  if (sizeof(T) == 2) change_sigmoids(gates, H, unfolded);
+  const Backward backward = oracle_backward(p, gates, forward.c, forward.y);
   check.backward(backward, forward, false);
   check.backward(backward, forward, true);
   return check.worst;

@@ -35,6 +35,16 @@ struct Storage<double> {
   static constexpr double kEps = 0x1p-52, kTolerance = 64;
 };
 
+// A sigmoid as 16 bits keep it (csrc/common/math.h), and back. -0 is 1.
+inline double folded(double s) { return s < 0.5 ? s : -(1 - s); }
+inline double unfolded(double kept) { return std::signbit(kept) ? 1 + kept : kept; }
+
+// Changes the gates i, f and o of [rows, 4, H].
+inline void change_sigmoids(Values& gates, int64_t H, double (*change)(double)) {
+  for (size_t k = 0; k < gates.size(); ++k)
+    if (k / H % 4 != 2) gates[k] = change(gates[k]);
+}
+
 // The nearest number that a T can hold.
 template <class T>
 double rounded(double value) {
@@ -79,8 +89,12 @@ Values perhaps(Random& random, int64_t n, double limit) {
   return random.one_in(3) ? Values{} : uniform<T>(random, n, limit);
 }
 
+// large: rows for several blocks of the products over all rows (csrc/cpu/gradients.inl.h), inputs
+// for several chunks of panels.
+enum class Size { small, large };
+
 template <class T>
-Problem make_problem(Random& random, int64_t H) {
+Problem make_problem(Random& random, int64_t H, Size size) {
   Problem p{};
   Dims& d = p.d;
   const bool projection = H > 1 && random.one_in(2), ragged = random.one_in(2);
@@ -88,7 +102,7 @@ Problem make_problem(Random& random, int64_t H) {
   d.P = projection ? random.from_to(1, H - 1) : H;
   d.D = random.from_to(1, 2);
   p.I = random.from_to(1, random.one_in(4) ? 40 : 9);
-  switch (random.from_to(0, 3)) {
+  switch (size == Size::large ? random.from_to(3, 4) : random.from_to(0, 3)) {
     case 0:  // At most 64 rows, which are multiplied by weights as they are.
       d.B = random.from_to(1, 8), d.T = random.from_to(1, 8);
       break;
@@ -98,8 +112,13 @@ Problem make_problem(Random& random, int64_t H) {
     case 2:  // Full tiles at every step.
       d.B = random.from_to(6, 16), d.T = random.from_to(5, 12);
       break;
-    default:  // On both sides of the 64.
+    case 3:  // On both sides of the 64.
       d.B = random.from_to(31, 34), d.T = 2;
+      if (size == Size::large) p.I = random.from_to(500, 600);
+      break;
+    default:
+      d.B = random.from_to(6, 12), d.T = random.from_to(60, 120);
+      p.I = random.from_to(1, 100);
   }
   for (int64_t b = 0; b < d.B; ++b)
     p.lengths.push_back(ragged && b > 0 ? random.from_to(1, d.T) : d.T);
@@ -108,7 +127,7 @@ Problem make_problem(Random& random, int64_t H) {
     p.offsets.push_back(d.N);
     for (int64_t length : p.lengths) d.N += length > t;
   }
-  p.threads = int(random.from_to(1, 3));
+  p.threads = int(random.from_to(1, size == Size::large ? 9 : 3));
   for (bool* want :
        {&p.want_dh0, &p.want_dx, &p.want_dw_ih, &p.want_dw_hh, &p.want_db, &p.want_dw_hr})
     *want = !random.one_in(4);

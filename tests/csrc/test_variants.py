@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lstm_fused import functional
 from tests import cases
 from tests.cases import Case, State, by_layer, by_torch, problem, run, run_both
 from tests.close import assert_no_worse
@@ -50,6 +51,44 @@ def test_every_width_and_many_batches(variant: Forced, hidden: int) -> None:
     )
     run_both(case, torch.float32, by_layer, device=variant.device).check()
     run_both(replace(case, P=0), torch.bfloat16, by_layer, device=variant.device).check()
+
+
+@dtypes
+def test_long_memory(variant: Forced, dtype: torch.dtype) -> None:
+    """Forget gates of 0.999: their product over the steps forgives no error in 1 - f."""
+    case = Case("memory", "c lives for hundreds of steps", T=300, B=2, I=3, H=8, hx=False)
+    given = problem(case, dtype)
+    for name in given.params:
+        if name.startswith("bias_ih"):
+            given.params[name][case.H : 2 * case.H] += 7.0
+
+    def last_step_only(*args: object) -> Outputs:
+        y, h_n, c_n = by_layer(*args)
+        return torch.cat([torch.zeros_like(y[:-1]), y[-1:]]), 0 * h_n, 0 * c_n
+
+    def of_torch(*args: object) -> Outputs:
+        y, h_n, c_n = by_torch(*args)
+        return torch.cat([torch.zeros_like(y[:-1]), y[-1:]]), 0 * h_n, 0 * c_n
+
+    ours = run(last_step_only, given, dtype, device=variant.device)
+    yard = run(of_torch, given, dtype, device=variant.device)
+    ref = run(of_torch, given, torch.float64)
+    for name, t in ours.items():
+        assert_no_worse(name, t.cpu(), yard[name].cpu(), ref[name])
+
+
+def test_an_input_without_features(variant: Forced) -> None:
+    """I = 0 leaves the biases and the recurrence; LSTMCell(0, H) is legal."""
+    torch.manual_seed(1)
+    w_hh, b_ih, b_hh = torch.randn(24, 6), torch.randn(24), torch.randn(24)
+
+    def cell(features: int) -> Outputs:
+        params = [torch.zeros(24, features), w_hh, b_ih, b_hh]
+        h, c = functional.lstm_cell(torch.zeros(3, features), None, *params)
+        return functional.lstm_cell(torch.zeros(3, features), (h, c), *params)
+
+    for name, ours, yard in zip("hc", cell(0), cell(1), strict=True):
+        assert_no_worse(name, ours, yard, yard.double())
 
 
 def with_arguments(change: Callable[[Tensor], Tensor]) -> Callable[[cases.Ours], cases.Ours]:

@@ -398,7 +398,6 @@ Machine::~Machine() {  // what an error left
 }
 
 void Machine::run() {
-  Quiet quiet;
   const dim3 grid = launch_.grid, block = launch_.block;
   const unsigned blocks = grid.x * grid.y * grid.z;
   if (block.x * block.y * block.z > kMaxThreads || launch_.shared > kMaxShared || blocks == 0)
@@ -419,6 +418,7 @@ void Machine::run() {
 }  // namespace
 
 void run(const Launch& launch, const std::function<void()>& kernel) {
+  const Quiet quiet;
   Machine here(launch, kernel);
   machine = &here;
   here.run();

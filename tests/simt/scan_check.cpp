@@ -40,7 +40,8 @@ int main(int argc, char** argv) {
   double worst[4] = {};
   int problems = 0;
   const auto check = [&]<class T>(double& worst_yet, int64_t H) {
-    worst_yet = std::max(worst_yet, lf::check::check<T>(*variant, {}, random, H, ++problems));
+    worst_yet = std::max(worst_yet, lf::check::check_one<T>(*variant, {}, random, H,
+                                                            lf::check::Size::small, ++problems));
   };
   try {
     for (int round = 0; round < rounds; ++round)

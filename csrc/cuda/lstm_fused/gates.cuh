@@ -20,7 +20,7 @@ constexpr int kGateThreads = 256;
 template <class T>
 struct GatesForward {
   int64_t rows, H;
-  T* gates;           // [rows, 4, H] pre-activations in, activations out if c_out
+  T* gates;           // [rows, 4, H] pre-activations in, activations (kept form) out if c_out
   State<T>* c_state;  // [rows, H] c_prev in, c out
   State<T>* c_out;    // [rows, H] or nullptr: no backward wanted
   T* h;               // [rows, h_stride]
@@ -32,7 +32,7 @@ struct GatesBackward {
   int64_t rows, H;
   int64_t continued;       // rows from here on started from c0
   int64_t continuing;      // rows from here on ended with this step
-  const T* gates;          // [rows, 4, H] activations
+  const T* gates;          // [rows, 4, H] activations, kept form
   const State<T>* c_prev;  // [rows, H]
   const State<T>* c0;      // [rows, H] or nullptr: zeros
   const State<T>* c;       // [rows, H]
@@ -76,6 +76,17 @@ __device__ __forceinline__ void sum_gradients(const T* dy, int64_t dy_stride, co
   if (later) accumulate(later + row * width + column, dh);
 }
 
+// To and from the form in which gates are kept in 16 bits.
+template <class Cell, class T, float (*kChange)(float), int kCount>
+__device__ __forceinline__ void change_sigmoids(State<T> (&gates)[4][kCount]) {
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll
+    for (int g = 0; g < 4; ++g)
+#pragma unroll
+      for (int k = 0; k < kCount && Cell::is_sigmoid(g); ++k) gates[g][k] = kChange(gates[g][k]);
+  }
+}
+
 template <class Cell, class T, int kCount>
 __global__ void __launch_bounds__(kGateThreads)
     gates_forward(const __grid_constant__ GatesForward<T> p) {
@@ -98,6 +109,7 @@ __global__ void __launch_bounds__(kGateThreads)
   store(p.h + row * p.h_stride + unit, h);
   if (!p.c_out) return;
   store(p.c_out + index, c);
+  change_sigmoids<Cell, T, fold>(pre);
 #pragma unroll
   for (int g = 0; g < 4; ++g) store(gates + g * p.H, pre[g]);
 }
@@ -112,6 +124,7 @@ __global__ void __launch_bounds__(kGateThreads)
   sum_gradients(p.dy, p.dy_stride, p.dh_recurrent, p.dh_n, p.continuing, p.H, row, unit, dh);
 #pragma unroll
   for (int g = 0; g < 4; ++g) load(p.gates + at + g * p.H, gates[g]);
+  change_sigmoids<Cell, T, unfold>(gates);
   load(p.c + index, c);
   load(p.dc + index, dc);
 #pragma unroll
