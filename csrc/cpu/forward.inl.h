@@ -134,7 +134,7 @@ LF_FN void start_gates(const ForwardStep<T>& s, Tile<T, R>& out, const T* start,
 }
 
 // gates = x W_ih^T for up to kTileRows rows, which may be of several steps, and one vector of
-// units.
+// units. Here and in GateTile the vectors of a tile are the four gates.
 template <class T>
 struct InputTile {
   const ForwardStep<T>& s;

@@ -352,7 +352,8 @@ void Machine::run_blocks(unsigned first, unsigned count) {
   alive_ = threads_.size();
   size_t in_vain = 0;  // resumed spinning threads since the last one that got on
   while (alive_) {
-    if (!effects_.empty() && (ready_.empty() || (seed && random() % 16 == 0))) {
+    const bool idle = ready_.empty() && (spinning_.empty() || !seed || random() % 4);
+    if (!effects_.empty() && (idle || (seed && random() % 16 == 0))) {
       run_effect();
       in_vain = 0;
     } else if (!ready_.empty() && (spinning_.empty() || !seed || random() % 64)) {
