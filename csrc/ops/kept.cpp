@@ -29,7 +29,8 @@ void change_sigmoids(const void* gates_, int member, int members) {
 // In place. 1e5 numbers take about as long as waking a team.
 template <float (*kChange)(float)>
 void change(const Layer& layer, const Tensor& gates) {
-  const Gates all{static_cast<float*>(data(gates)), layer.d.D * layer.d.N, layer.d.H};
+  // No rows where no backward is wanted.
+  const Gates all{static_cast<float*>(data(gates)), gates.size(0) * gates.size(1), gates.size(3)};
   const int threads = gates.numel() < 100000 ? 1 : int(torch::stable::get_num_threads());
   switch (layer.cell) {
 #define LF_CASE(id, CellType) \
