@@ -66,20 +66,36 @@ struct Check {
   std::string problem;
   double worst = 0;  // in eps
 
-  template <class U>
-  void compare(const char* run, const char* name, const Guarded<U>& got, const Values& want) {
+  void compare(const char* run, const char* name, const Values& got, const Values& want) {
     double scale = 1;
     for (double value : want) scale = std::max(scale, std::fabs(value));
-    for (int64_t k = 0; k < got.size(); ++k) {
-      const double value = double(static_cast<State>(got.data()[k]));
-      const double in_eps = std::fabs(value - want[k]) / scale / Storage<T>::kEps;
+    for (size_t k = 0; k < got.size(); ++k) {
+      const double in_eps = std::fabs(got[k] - want[k]) / scale / Storage<T>::kEps;
       if (!(in_eps <= Storage<T>::kTolerance)) {
-        std::printf("%s: %s, %s[%lld] is %.9g, should be %.9g: %.3g eps\n", problem.c_str(), run,
-                    name, static_cast<long long>(k), value, want[k], in_eps);
+        std::printf("%s: %s, %s[%zu] is %.9g, should be %.9g: %.3g eps\n", problem.c_str(), run,
+                    name, k, got[k], want[k], in_eps);
         std::exit(1);
       }
       worst = std::max(worst, in_eps);
     }
+  }
+  template <class U>
+  void compare(const char* run, const char* name, const Guarded<U>& got, const Values& want) {
+    compare(run, name, values(got), want);
+  }
+
+  // Gates as they are kept for backward, unfolded.
+  static Values activations(Values gates, int64_t H) {
+    if (sizeof(T) == 2) change_sigmoids(gates, H, unfolded);
+    return gates;
+  }
+
+  template <class U>
+  static Values values(const Guarded<U>& tensor) {
+    Values all(tensor.size());
+    for (int64_t k = 0; k < tensor.size(); ++k)
+      all[k] = double(static_cast<State>(tensor.data()[k]));
+    return all;
   }
 
   void forward(const Forward& want, bool save) {
@@ -124,7 +140,7 @@ struct Check {
     compare(name, "h_n", h_n, want.h_n);
     compare(name, "c_n", c_n, want.c_n);
     if (!save) return;
-    compare(name, "gates", gates, want.gates);
+    compare(name, "gates", activations(values(gates), d.H), activations(want.gates, d.H));
     compare(name, "c", c, want.c);
   }
 
@@ -227,9 +243,8 @@ double check_one(const Variant& variant, const Context& outside, Random& random,
     std::transform(values->begin(), values->end(), values->begin(), rounded<T>);
   std::transform(forward.c.begin(), forward.c.end(), forward.c.begin(),
                  rounded<typename Storage<T>::State>);
-  Values gates = forward.gates;
-  if (sizeof(T) == 2) change_sigmoids(gates, H, unfolded);
-  const Backward backward = oracle_backward(p, gates, forward.c, forward.y);
+  const Backward backward =
+      oracle_backward(p, check.activations(forward.gates, H), forward.c, forward.y);
   check.backward(backward, forward, false);
   check.backward(backward, forward, true);
   return check.worst;
