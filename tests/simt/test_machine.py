@@ -10,6 +10,8 @@ import pytest
 
 from tests.simt import building
 
+pytestmark = pytest.mark.simt
+
 # By case, what is said about it: by the machine itself, by AddressSanitizer, by ThreadSanitizer.
 # None: it may go unnoticed.
 WRONG = {

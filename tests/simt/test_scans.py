@@ -13,6 +13,8 @@ import pytest
 
 from tests.simt import building
 
+pytestmark = pytest.mark.simt
+
 VARIANTS = ["simt.step"]
 # Seeds and rounds of problems. A seed draws its own problems and its own order of the threads.
 RUNS = {"plain": (range(10), 2), "address": (range(3), 1), "thread": (range(3), 1)}
@@ -27,7 +29,6 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         pytest.skip(str(error))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_scans(program: Path, name: str) -> None:
     seeds, rounds = RUNS[program.name]
