@@ -17,6 +17,7 @@ CSRC = HERE.parents[1] / "csrc"
 KERNELS = [HERE / name for name in ("machine.cpp", "variants.cpp", "step.cpp")]
 PLUGIN = [*KERNELS, HERE / "plugin.cpp"]
 SCAN_CHECK = [*KERNELS, HERE / "scan_check.cpp"]
+PROBES_CHECK = [HERE / "machine.cpp", HERE / "probes_check.cpp"]
 MACHINE_CHECK = [HERE / "machine.cpp", HERE / "machine_check.cpp"]
 
 # AddressSanitizer's red zones around every local variable double the time to compile.

@@ -111,8 +111,12 @@ __device__ __forceinline__ void add_release(unsigned* p, unsigned value) {
 // ---------------------------------------------------------
 
 __device__ __forceinline__ unsigned cluster_rank() {
-  unsigned rank;
+  unsigned rank = 0;
+#if __CUDA_ARCH__ >= 900
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#else
+  __trap();
+#endif
   return rank;
 }
 // Every thread of the cluster has come here before any goes on.
@@ -134,6 +138,8 @@ __device__ __forceinline__ T* of_peer(T* shared, unsigned rank) {
   asm volatile("mapa.u64 %0, %1, %2;"
                : "=l"(at)
                : "l"(reinterpret_cast<uint64_t>(shared)), "r"(rank));
+#else
+  __trap();
 #endif
   return reinterpret_cast<T*>(at);
 }
@@ -149,6 +155,8 @@ __device__ __forceinline__ void init_barrier(uint64_t* barrier, unsigned arrival
       "fence.mbarrier_init.release.cluster;" ::"r"(shared_address(barrier)),
       "r"(arrivals)
       : "memory");
+#else
+  __trap();
 #endif
 }
 // Arrives, and makes the phase wait for `bytes` more.
@@ -158,6 +166,8 @@ __device__ __forceinline__ void arrive_expecting(uint64_t* barrier, unsigned byt
       "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
       "r"(bytes)
       : "memory");
+#else
+  __trap();
 #endif
 }
 // Whether the phase of that parity has ended; may wait a little for it.
@@ -171,6 +181,8 @@ __device__ __forceinline__ bool phase_ended(const uint64_t* barrier, unsigned pa
       : "=r"(ended)
       : "r"(shared_address(barrier)), "r"(parity)
       : "memory");
+#else
+  __trap();
 #endif
   return ended;
 }
@@ -188,6 +200,8 @@ __device__ __forceinline__ void store_async(void* to, unsigned rank, const uint3
       "r"(shared_address(barrier)), "r"(value[0]), "r"(value[1]), "r"(value[2]), "r"(value[3]),
       "r"(rank)
       : "memory");
+#else
+  __trap();
 #endif
 }
 

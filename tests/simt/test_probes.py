@@ -1,0 +1,67 @@
+"""Every wrapper of ptx.cuh: its twin beside the definition, and its PTX through nvcc."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lstm_fused import _build
+from tests.simt import building
+
+pytestmark = pytest.mark.simt
+
+PTX = "cuda/lstm_fused/ptx.cuh"
+TWIN = building.HERE / "include" / PTX
+# Functions of a twin that are the twin's own.
+INSIDE = {"check_aligned", "multiply", "bf16_of", "f16_of", "tf32_of", "counting"}
+
+
+@pytest.mark.parametrize("mode", list(building.MODES))
+def test_twins_do_what_is_defined(mode: str, tmp_path: Path) -> None:
+    try:
+        program = building.compile_program(building.PROBES_CHECK, tmp_path / "probes", mode)
+    except building.CannotBuild as error:
+        pytest.skip(str(error))
+    for seed in range(4):
+        done = subprocess.run(
+            [str(program), str(seed)],
+            env=os.environ | building.ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("architecture", _build.DEFAULT_ARCHITECTURES)
+def test_nvcc_takes_all_ptx(architecture: str, tmp_path: Path) -> None:
+    toolkit, why_not = _build.find_toolkit()
+    if toolkit is None:
+        pytest.skip(str(why_not))
+    plan = _build.Plan(building.CSRC, toolkit, (architecture,), None, True)
+    done = subprocess.run(
+        [toolkit.nvcc, *_build.nvcc_flags(plan), f"-I{building.CSRC}"]
+        + ["-c", str(building.HERE / "probes.cu"), "-o", str(tmp_path / "probes.o")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def functions(path: Path) -> set[str]:
+    text = path.read_text()
+    return set(re.findall(r"^(?:[\w:<>*&]+ )+?\**(\w+)\([^;]*?\) ?\{", text, re.M)) - {"take"}
+
+
+def test_every_wrapper_has_a_twin_and_a_probe() -> None:
+    wrappers = functions(building.CSRC / PTX) - {"shared_address"}
+    assert len(wrappers) > 15
+    assert wrappers == functions(TWIN) - INSIDE
+    probes = (building.HERE / "probes.cuh").read_text()
+    assert not [name for name in wrappers if f"ptx::{name}" not in probes]
