@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -88,3 +89,15 @@ def compile_program(
     if done.returncode != 0:
         raise AssertionError(done.stderr)
     return target
+
+
+def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a compiled program to its end, with what its sanitizer must be told."""
+    return subprocess.run(
+        [str(program), *map(str, arguments)],
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )

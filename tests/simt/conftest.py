@@ -1,8 +1,27 @@
-"""The mutation test's count, at the end of a run."""
+"""Compiling for the tests of this folder, and the mutation test's count at the end of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
+
+from tests.simt import building
+
+
+@pytest.fixture(scope="session")
+def compiled() -> Callable[..., Path]:
+    """building.compile_program; skips, with its words, where a tool or header is missing."""
+
+    def compile_or_skip(sources: list[Path], target: Path, mode: str) -> Path:
+        try:
+            return building.compile_program(sources, target, mode)
+        except building.CannotBuild as error:
+            pytest.skip(str(error))
+
+    return compile_or_skip
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,23 +48,17 @@ SEEDS = {"plain": range(8), "address": range(4), "thread": range(4)}
 
 
 @pytest.fixture(scope="module", params=list(building.MODES))
-def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    compiled: Callable[..., Path],
+) -> Path:
     target = tmp_path_factory.mktemp(request.param) / request.param
-    try:
-        return building.compile_program(building.MACHINE_CHECK, target, request.param)
-    except building.CannotBuild as error:
-        pytest.skip(str(error))
+    return compiled(building.MACHINE_CHECK, target, request.param)
 
 
 def run(program: Path, case: str, seed: int) -> tuple[int, str]:
-    done = subprocess.run(
-        [str(program), case, str(seed)],
-        env=os.environ | building.ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = building.run(program, case, seed)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -76,12 +69,19 @@ def test_right_kernels_run(program: Path, case: str) -> None:
         assert (code, said) == (0, "ok\n"), f"seed {seed}: {said}"
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_kernels_are_noticed(program: Path, case: str) -> None:
-    wanted = WRONG[case][list(building.MODES).index(program.name)]
+@pytest.mark.parametrize(
+    ("program", "case", "wanted"),
+    [
+        (mode, case, wanted)
+        for case, by_mode in WRONG.items()
+        for mode, wanted in zip(building.MODES, by_mode, strict=True)
+        if wanted is not None
+    ],
+    indirect=["program"],
+)
+def test_wrong_kernels_are_noticed(program: Path, case: str, wanted: str) -> None:
     reports = [run(program, case, seed) for seed in SEEDS[program.name]]
-    if wanted is not None:
-        seen = [code != 0 and wanted in said for code, said in reports]
-        assert any(seen), reports[1][1]
-        if wanted in ALWAYS and case not in SOMETIMES:
-            assert all(seen), reports[seen.index(False)][1]
+    seen = [code != 0 and wanted in said for code, said in reports]
+    assert any(seen), reports[1][1]
+    if wanted in ALWAYS and case not in SOMETIMES:
+        assert all(seen), reports[seen.index(False)][1]

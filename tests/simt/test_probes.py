@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,20 +21,10 @@ INSIDE = {"check_aligned", "multiply", "bf16_of", "f16_of", "tf32_of", "counting
 
 
 @pytest.mark.parametrize("mode", list(building.MODES))
-def test_twins_do_what_is_defined(mode: str, tmp_path: Path) -> None:
-    try:
-        program = building.compile_program(building.PROBES_CHECK, tmp_path / "probes", mode)
-    except building.CannotBuild as error:
-        pytest.skip(str(error))
+def test_twins_do_what_is_defined(mode: str, tmp_path: Path, compiled: Callable[..., Path]) -> None:
+    program = compiled(building.PROBES_CHECK, tmp_path / "probes", mode)
     for seed in range(4):
-        done = subprocess.run(
-            [str(program), str(seed)],
-            env=os.environ | building.ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = building.run(program, seed)
         assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout + done.stderr
 
 

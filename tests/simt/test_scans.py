@@ -5,8 +5,7 @@ scan_check.cpp draws the problems; tests/csrc/scan_check.h says what its criteri
 
 from __future__ import annotations
 
-import os
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,26 +20,20 @@ RUNS = {"plain": (range(10), 2), "address": (range(3), 1), "thread": (range(3), 
 
 
 @pytest.fixture(scope="module", params=list(building.MODES))
-def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    compiled: Callable[..., Path],
+) -> Path:
     target = tmp_path_factory.mktemp(request.param) / request.param
-    try:
-        return building.compile_program(building.SCAN_CHECK, target, request.param)
-    except building.CannotBuild as error:
-        pytest.skip(str(error))
+    return compiled(building.SCAN_CHECK, target, request.param)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_scans(program: Path, name: str) -> None:
     seeds, rounds = RUNS[program.name]
     for seed in seeds:
-        done = subprocess.run(
-            [str(program), name, str(seed), str(rounds)],
-            env=os.environ | building.ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        done = building.run(program, name, seed, rounds)
         report = "\n".join(done.stderr.splitlines()[-40:])
         assert done.returncode == 0, f"{program.name}, seed {seed}: {done.stdout}\n{report}"
         assert "problems, worst error" in done.stdout
