@@ -86,6 +86,7 @@ struct Context {
   // out = a b, plus out where accumulate is set; throws on failure. CUDA only.
   void (*gemm)(const Context&, DType, Matrix out, Matrix a, Matrix b, bool accumulate);
   int device_index;
+  bool tf32;  // CUDA: scans of float32 may round the factors of their products to TF32
 };
 
 }  // namespace lf

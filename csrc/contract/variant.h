@@ -20,7 +20,8 @@ struct Variant {
 };
 
 extern const Variant cpu_generic, cpu_avx2, cpu_avx512, cpu_neon;
-// Weak: objects built without nvcc link without it.
+// Weak: objects built without nvcc link without them.
+extern const Variant cuda_block __attribute__((weak));
 extern const Variant cuda_step __attribute__((weak));
 // "13.0"; weak as well.
 __attribute__((weak)) const char* cuda_toolkit_version();

@@ -6,9 +6,9 @@ namespace {
 
 std::vector<Row>& table() {
   static std::vector<Row> rows{
-      {"cuda.step", Device::cuda, &cuda_step},    {"cpu.avx512", Device::cpu, &cpu_avx512},
-      {"cpu.avx2", Device::cpu, &cpu_avx2},       {"cpu.neon", Device::cpu, &cpu_neon},
-      {"cpu.generic", Device::cpu, &cpu_generic},
+      {"cuda.block", Device::cuda, &cuda_block}, {"cuda.step", Device::cuda, &cuda_step},
+      {"cpu.avx512", Device::cpu, &cpu_avx512},  {"cpu.avx2", Device::cpu, &cpu_avx2},
+      {"cpu.neon", Device::cpu, &cpu_neon},      {"cpu.generic", Device::cpu, &cpu_generic},
   };
   return rows;
 }

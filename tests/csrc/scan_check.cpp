@@ -37,8 +37,8 @@ int main(int argc, char** argv) {
   double worst = 0;
   int problems = 0;
   const auto check = [&]<class T>(int64_t H, Size size) {
-    worst =
-        std::max(worst, lf::check::check_one<T>(*row->variant, {}, random, H, size, ++problems));
+    const auto error = lf::check::check_one<T>(*row->variant, {}, random, H, size, ++problems);
+    worst = std::max(worst, error.value());
   };
   for (int round = 0; round < kRounds; ++round)
     for (const int64_t H : sizes) {

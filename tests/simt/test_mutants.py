@@ -47,7 +47,7 @@ MUTANTS = {
     "folded gates are not unfolded": Mutant(
         GATES, "  change_sigmoids<Cell, T, unfold>(gates);\n", ""
     ),
-    "the tanh is folded too": Mutant(GATES, "k < kCount && Cell::is_sigmoid(g)", "k < kCount"),
+    "the tanh is folded too": Mutant(MEMORY, "k < kCount && Cell::is_sigmoid(g)", "k < kCount"),
     "a row that ends asks its next step": Mutant(
         GATES, "row < continuing ? dh_recurrent", "row <= continuing ? dh_recurrent"
     ),

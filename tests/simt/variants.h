@@ -32,6 +32,7 @@ lf::Variant on_cpu(const char* name) {
   return here;
 }
 
+lf::Variant block();
 lf::Variant step();
 
 }  // namespace simt

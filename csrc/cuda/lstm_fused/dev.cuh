@@ -73,6 +73,23 @@ inline void copy_rows(const Context& context, void* to, size_t to_stride, const 
         "copy of rows");
 }
 
+// Of the current device.
+struct Limits {
+  int capability;  // 90 is sm_90
+  size_t shared;   // bytes of shared memory that a block may ask for
+};
+inline Limits limits() {
+  int device, major, minor, shared;
+  check(cudaGetDevice(&device), "current device");
+  const auto ask = [&](int& value, cudaDeviceAttr attribute) {
+    check(cudaDeviceGetAttribute(&value, attribute, device), "attribute of the device");
+  };
+  ask(major, cudaDevAttrComputeCapabilityMajor);
+  ask(minor, cudaDevAttrComputeCapabilityMinor);
+  ask(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  return {10 * major + minor, size_t(shared)};
+}
+
 // Why there is no device; nullptr: there is one.
 inline const char* why_not_here() {
   static const char* const reason = []() -> const char* {

@@ -76,17 +76,6 @@ __device__ __forceinline__ void sum_gradients(const T* dy, int64_t dy_stride, co
   if (later) accumulate(later + row * width + column, dh);
 }
 
-// To and from the form in which gates are kept in 16 bits.
-template <class Cell, class T, float (*kChange)(float), int kCount>
-__device__ __forceinline__ void change_sigmoids(State<T> (&gates)[4][kCount]) {
-  if constexpr (sizeof(T) == 2) {
-#pragma unroll
-    for (int g = 0; g < 4; ++g)
-#pragma unroll
-      for (int k = 0; k < kCount && Cell::is_sigmoid(g); ++k) gates[g][k] = kChange(gates[g][k]);
-  }
-}
-
 template <class Cell, class T, int kCount>
 __global__ void __launch_bounds__(kGateThreads)
     gates_forward(const __grid_constant__ GatesForward<T> p) {

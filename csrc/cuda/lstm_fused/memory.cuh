@@ -1,4 +1,5 @@
-// Loads and stores of several neighbouring elements, widened to the type that cells compute in.
+// Elements in memory: widened to the type that cells compute in and back, several neighbours at
+// once, and gates in the form that is kept.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -49,6 +50,17 @@ __device__ __forceinline__ void store(T* to, const State<T> (&from)[kCount]) {
 #pragma unroll
   for (int k = 0; k < kCount; ++k) narrow(from[k], pack.at[k]);
   *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
+}
+
+// To and from the form in which the gates of kCount cells are kept in 16 bits (common/math.h).
+template <class Cell, class T, float (*kChange)(float), int kCount>
+__device__ __forceinline__ void change_sigmoids(State<T> (&gates)[4][kCount]) {
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll
+    for (int g = 0; g < 4; ++g)
+#pragma unroll
+      for (int k = 0; k < kCount && Cell::is_sigmoid(g); ++k) gates[g][k] = kChange(gates[g][k]);
+  }
 }
 
 }  // namespace lf::cuda

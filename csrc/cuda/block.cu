@@ -1,0 +1,180 @@
+// cuda.block: all steps of a layer in one launch, W_hh of a direction in the registers and shared
+// memory of one block (block_forward.cuh, block_backward.cuh).
+//
+// The products over all rows are left to the caller. Nothing waits for the device, and the launches
+// can be captured in a CUDA graph.
+#include <vector>
+
+#define LF_ISA cuda
+#include "cell/list.h"
+#include "contract/variant.h"
+#include "cuda/lstm_fused/block_backward.cuh"
+#include "cuda/lstm_fused/block_forward.cuh"
+#include "cuda/lstm_fused/dev.cuh"
+#include "cuda/lstm_fused/upload.cuh"
+
+namespace lf::cuda {
+namespace {
+
+Product product_of(DType dtype, bool tf32) {
+  return dtype == DType::bf16  ? Product::bf16
+         : dtype == DType::f16 ? Product::f16
+         : tf32                ? Product::tf32
+                               : Product::ieee;
+}
+
+bool is_ragged(const Dims& d) { return d.N != d.T * d.B; }
+
+int64_t blocks_of(const Dims& d, Product product) { return ceil_div(d.B, columns_of(product)); }
+
+// The offsets and, behind them, the steps of each block. The most blocks that any product makes.
+size_t numbers_bytes(const Dims& d) {
+  return is_ragged(d) ? (d.T + 1 + blocks_of(d, Product::ieee)) * sizeof(int64_t) : 0;
+}
+
+const int64_t* upload_steps(const Context& context, const Dims& d, const int64_t* offsets,
+                            Product product) {
+  if (!is_ragged(d)) return nullptr;
+  std::vector<int64_t> numbers(offsets, offsets + d.T + 1);
+  int64_t steps = d.T;
+  for (int64_t block = 0; block < blocks_of(d, product); ++block) {
+    while (offsets[steps] - offsets[steps - 1] <= block * columns_of(product)) --steps;
+    numbers.push_back(steps);
+  }
+  int64_t* const to = static_cast<int64_t*>(context.workspace);
+  upload(context, to, numbers.data(), int64_t(numbers.size()));
+  return to;
+}
+
+template <class T>
+BlockForward<T> parameters(const LayerForward& p, const int64_t* offsets) {
+  BlockForward<T> k{};
+  k.sizes = {p.d.B, p.d.N, int(p.d.H), int(p.d.D), p.d.T, offsets};
+  for (int64_t i = 0; i < p.d.D; ++i) k.w_hh[i] = static_cast<const T*>(p.w_hh[i]);
+  k.h0 = static_cast<const T*>(p.h0);
+  k.c0 = static_cast<const float*>(p.c0);
+  k.gates = static_cast<T*>(p.gates);
+  k.y = static_cast<T*>(p.y);
+  k.h_n = static_cast<T*>(p.h_n);
+  k.c_n = static_cast<float*>(p.c_n);
+  k.c = static_cast<float*>(p.c);
+  return k;
+}
+
+template <class T>
+BlockBackward<T> parameters(const LayerBackward& p, const int64_t* offsets) {
+  BlockBackward<T> k{};
+  k.sizes = {p.d.B, p.d.N, int(p.d.H), int(p.d.D), p.d.T, offsets};
+  for (int64_t i = 0; i < p.d.D; ++i) k.w_hh[i] = static_cast<const T*>(p.w_hh[i]);
+  k.c0 = static_cast<const float*>(p.c0);
+  k.gates = static_cast<const T*>(p.gates);
+  k.c = static_cast<const float*>(p.c);
+  k.dy = static_cast<const T*>(p.dy);
+  k.dh_n = static_cast<const T*>(p.dh_n);
+  k.dc_n = static_cast<const float*>(p.dc_n);
+  k.dgates = static_cast<T*>(p.dgates);
+  k.dh0 = static_cast<T*>(p.dh0);
+  k.dc0 = static_cast<float*>(p.dc0);
+  return k;
+}
+
+template <class CellType, Product kProduct, int kBucket>
+constexpr auto kernel(const LayerForward&) {
+  return block_forward<CellType, kProduct, kBucket>;
+}
+template <class CellType, Product kProduct, int kBucket>
+constexpr auto kernel(const LayerBackward&) {
+  return block_backward<CellType, kProduct, kBucket>;
+}
+constexpr Pass pass_of(const LayerForward&) { return Pass::forward; }
+constexpr Pass pass_of(const LayerBackward&) { return Pass::backward; }
+
+// Tries the buckets from kIndex on.
+template <class CellType, Product kProduct, int kIndex, class Layer>
+void run_bucket(const Layer& p, const Context& context, int bucket) {
+  if constexpr (kIndex < std::size(kBuckets)) {
+    if constexpr (constexpr int kBucket = kBuckets[kIndex]; is_compiled(kProduct, kBucket)) {
+      if (bucket == kBucket) {
+        using T = typename Kind<kProduct>::Storage;
+        const BlockPlan plan = block_plan(kProduct, pass_of(p), kBucket);
+        const int64_t* const offsets = upload_steps(context, p.d, p.offsets, kProduct);
+        const dim3 blocks(unsigned(blocks_of(p.d, kProduct)), unsigned(p.d.D));
+        return dev::launch(context, {blocks, unsigned(plan.threads), plan.shared},
+                           kernel<CellType, kProduct, kBucket>(p), parameters<T>(p, offsets));
+      }
+    }
+    run_bucket<CellType, kProduct, kIndex + 1>(p, context, bucket);
+  }
+}
+
+template <class CellType, class Layer>
+void run_product(const Layer& p, const Context& context) {
+  const Product product = product_of(p.dtype, context.tf32);
+  const int bucket = bucket_of(product, p.d.H, kMostShared);
+  switch (product) {
+    case Product::bf16:
+      return run_bucket<CellType, Product::bf16, 0>(p, context, bucket);
+    case Product::f16:
+      return run_bucket<CellType, Product::f16, 0>(p, context, bucket);
+    case Product::tf32:
+      return run_bucket<CellType, Product::tf32, 0>(p, context, bucket);
+    case Product::ieee:
+      return run_bucket<CellType, Product::ieee, 0>(p, context, bucket);
+  }
+}
+
+template <class Layer>
+void run(const Layer& p, const Context& context) {
+  switch (p.cell) {
+#define LF_CASE(id, CellType) \
+  case Cell::id:              \
+    return run_product<CellType>(p, context);
+    LF_FOR_EACH_CELL(LF_CASE)
+#undef LF_CASE
+  }
+}
+
+const char* why_not(Cell, DType dtype, const Dims& d) {
+  if (dtype == DType::f64) return "it computes in fp16, bf16, tf32 and fp32, not in fp64";
+  if (d.P != d.H) return "it takes no projections";
+  const size_t shared = dev::limits().shared;
+  // Float32 in either precision, whichever the caller may ask for.
+  if (dtype != DType::f32)
+    return bucket_of(Product::bf16, d.H, shared) ? nullptr
+           : bucket_of(Product::bf16, d.H, kMostShared)
+               ? "this GPU's blocks have too little shared memory for that H"
+               : "in 16 bits H must be at most 192: W_hh must fit into one block";
+  const auto fits = [&](size_t bytes) {
+    return bucket_of(Product::tf32, d.H, bytes) && bucket_of(Product::ieee, d.H, bytes);
+  };
+  return fits(shared)        ? nullptr
+         : fits(kMostShared) ? "this GPU's blocks have too little shared memory for that H"
+                             : "in float32 H must be at most 128: W_hh must fit into one block";
+}
+static_assert(bucket_of(Product::bf16, 192, kMostShared) == 192);
+static_assert(!bucket_of(Product::bf16, 193, kMostShared));
+static_assert(bucket_of(Product::ieee, 128, kMostShared) == 128);
+static_assert(!bucket_of(Product::ieee, 129, kMostShared));
+static_assert(!bucket_of(Product::tf32, 129, kMostShared));
+
+const char* why_not_here() {
+  if (const char* const reason = dev::why_not_here()) return reason;
+  return dev::limits().capability >= 80 ? nullptr : "it needs a GPU of capability 8.0 or later";
+}
+
+}  // namespace
+}  // namespace lf::cuda
+
+namespace lf {
+
+const Variant cuda_block{"cuda.block",
+                         Device::cuda,
+                         false,
+                         cuda::why_not_here,
+                         cuda::why_not,
+                         [](const LayerForward& p) { return cuda::numbers_bytes(p.d); },
+                         [](const LayerBackward& p, int) { return cuda::numbers_bytes(p.d); },
+                         cuda::run<LayerForward>,
+                         cuda::run<LayerBackward>};
+
+}  // namespace lf

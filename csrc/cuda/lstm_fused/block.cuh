@@ -1,0 +1,81 @@
+// What forward and backward of cuda.block share.
+//
+// Grid: a block for columns_of(product) rows of the batch and one direction. Blocks never wait for
+// each other, and one whose longest sequence has ended is done.
+//
+// A warp owns 16 hidden units. A thread owns the cells of its units lane / 4 and lane / 4 + 8 and
+// of kOwn neighbouring batch rows, for the whole sequence: that is where its sums come out of the
+// product, so the states stay in its registers and no cell needs another thread's gates.
+#pragma once
+
+#include "common/types.h"
+#include "cuda/lstm_fused/block_plan.h"
+#include "cuda/lstm_fused/memory.cuh"
+#include "cuda/lstm_fused/product.cuh"
+
+namespace lf::cuda {
+
+// The sizes of a layer, and where each step's rows are.
+struct BlockSizes {
+  int64_t B, N;
+  int H, D;
+  int64_t steps;
+  const int64_t*
+      offsets;  // [T + 1] and then the steps of each block; nullptr: B rows at every step
+};
+
+// Rows of the tensors at one time step that belong to a block: `count` from `first` on.
+struct StepRows {
+  int64_t first;
+  int count;
+};
+
+template <Product kProduct, Pass kPass, int kBucket>
+struct Block {
+  using T = typename Kind<kProduct>::Storage;
+  using Factor = typename Kind<kProduct>::Factor;
+  static constexpr BlockPlan kPlan = block_plan(kProduct, kPass, kBucket);
+  static constexpr int kThreads = kPlan.threads;
+  static constexpr int kColumns = columns_of(kProduct);
+  static constexpr int kCells = 2 * kOwn<kProduct>;  // of a thread
+  using Matrix = Fragments<kProduct, kThreads, kPlan.steps, kPlan.held>;
+
+  // A thread's cell k: its hidden unit, its row within the block, its sum within a tile.
+  static __device__ __forceinline__ int unit(int k) {
+    return int(threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + k / kOwn<kProduct> * 8);
+  }
+  static __device__ __forceinline__ int column(int k) {
+    return int(threadIdx.x % 4 * kOwn<kProduct> + k % kOwn<kProduct>);
+  }
+  static __device__ __forceinline__ float& sum(Sums<kProduct>& sums, int tile, int half, int k) {
+    return sums[tile][half][k % kOwn<kProduct>];
+  }
+
+  // The block's direction and first batch row, the first of its initial states.
+  static __device__ __forceinline__ int direction() { return int(blockIdx.y); }
+  static __device__ __forceinline__ int64_t batch_row() { return int64_t(blockIdx.x) * kColumns; }
+  static __device__ __forceinline__ int64_t first_state(const BlockSizes& sizes) {
+    return (direction() * sizes.B + batch_row()) * sizes.H;
+  }
+  // Rows of the batch that the block has.
+  static __device__ __forceinline__ int count(int64_t rows) {
+    const int64_t left = rows - batch_row();
+    return left < 0 ? 0 : left < kColumns ? int(left) : kColumns;
+  }
+
+  static __device__ __forceinline__ int64_t steps(const BlockSizes& sizes) {
+    return sizes.offsets ? sizes.offsets[sizes.steps + 1 + blockIdx.x] : sizes.steps;
+  }
+  // The rows of the block's step n, in the order of its direction; none before the first and after
+  // the last.
+  static __device__ __forceinline__ StepRows rows(const BlockSizes& sizes, int64_t steps,
+                                                  int64_t n) {
+    if (n < 0 || n >= steps) return {0, 0};
+    const int64_t t = direction() == 1 ? steps - 1 - n : n;
+    if (!sizes.offsets) return {t * sizes.B + batch_row(), count(sizes.B)};
+    const int64_t first = sizes.offsets[t];
+    return {first + batch_row(), count(sizes.offsets[t + 1] - first)};
+  }
+};
+
+}  // namespace lf::cuda

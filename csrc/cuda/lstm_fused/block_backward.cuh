@@ -1,0 +1,158 @@
+// cuda.block, backward: the gradients of the gates, from the last step to the first, in one block.
+//
+//   registers   the transpose of W_hh as fragments: a tile for each gate, 16 units of the output
+//               dc and dh of the thread's cells; what the next step reads, on its way
+//   shared      the gradients of all gates as factors, twice: a step writes one, and all read it
+//   waits       one __syncthreads a step, between the two. The other copy was last read before the
+//               barrier of the step before
+//
+// Bound at H = 128 in bf16: the mma of forward, four times its shared memory (8 KB a warp, 0.3 us),
+// and 22 H bytes a row and step of device memory; 0.6 us a step.
+//
+// NEVER RUN ON A GPU YET. The figures are predictions.
+#pragma once
+
+#include "cuda/lstm_fused/block.cuh"
+
+namespace lf::cuda {
+
+template <class T>
+struct BlockBackward {
+  BlockSizes sizes;
+  const T* w_hh[kMaxDirections];  // [4, H, H]
+  const float* c0;                // [D, B, H] or nullptr: zeros
+  const T* gates;                 // [D, N, 4, H] activations, kept form
+  const float* c;                 // [D, N, H]
+  const T* dy;                    // [N, D, H] or nullptr: zeros
+  const T* dh_n;                  // [D, B, H] or nullptr: zeros
+  const float* dc_n;              // [D, B, H] or nullptr: zeros
+  T* dgates;                      // [D, N, 4, H], may be gates
+  T* dh0;                         // [D, B, H] or nullptr: not wanted
+  float* dc0;                     // [D, B, H]
+};
+
+template <class Cell, Product kProduct, int kBucket>
+__global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThreads)
+    block_backward(const __grid_constant__ BlockBackward<typename Kind<kProduct>::Storage> p) {
+  using Self = Block<kProduct, Pass::backward, kBucket>;
+  using T = typename Self::T;
+  using Factor = typename Self::Factor;
+  constexpr int kCells = Self::kCells, kPitch = Self::kPlan.pitch;
+  const int H = p.sizes.H, D = p.sizes.D, direction = Self::direction();
+  const int64_t steps = Self::steps(p.sizes), first_state = Self::first_state(p.sizes);
+  const int64_t first_row = direction * p.sizes.N;  // of the gates and c
+
+  ptx::Shared shared;
+  unsigned char* dgates_now = shared.take<unsigned char>(Self::kPlan.buffer);
+  unsigned char* dgates_before = shared.take<unsigned char>(Self::kPlan.buffer);
+  typename Self::Matrix w_hh;
+  w_hh.load(shared, [&](int tile, int row, int k) {
+    const int out = int(threadIdx.x) / 32 * 16 + row;
+    return out < H && k < H ? p.w_hh[direction][(tile * H + k) * H + out] : T(0.f);
+  });
+
+  const int batch_rows = Self::count(p.sizes.B);
+  const auto exists = [&](int k) { return Self::unit(k) < H && Self::column(k) < batch_rows; };
+  const auto state_of = [&](int k) { return first_state + Self::column(k) * H + Self::unit(k); };
+  const auto active = [&](const StepRows& rows, int k) {
+    return Self::unit(k) < H && Self::column(k) < rows.count;
+  };
+
+  // c after a step; c0 for a cell that starts with the next one.
+  const auto load_c = [&](const StepRows& rows, float(&c)[kCells]) {
+    const float* const first = p.c + (first_row + rows.first) * H;
+#pragma unroll
+    for (int k = 0; k < kCells; ++k)
+      c[k] = active(rows, k)     ? first[Self::column(k) * H + Self::unit(k)]
+             : exists(k) && p.c0 ? p.c0[state_of(k)]
+                                 : 0;
+  };
+  T gates[kCells][4], dy[kCells];
+  const auto load_inputs = [&](const StepRows& rows) {
+#pragma unroll
+    for (int k = 0; k < kCells; ++k) {
+      if (!active(rows, k)) continue;
+      const T* const from =
+          p.gates + (first_row + rows.first) * 4 * H + (Self::column(k) * 4 * H + Self::unit(k));
+#pragma unroll
+      for (int g = 0; g < 4; ++g) gates[k][g] = from[g * H];
+      dy[k] =
+          p.dy ? p.dy[(rows.first * D + direction) * H + (Self::column(k) * D * H + Self::unit(k))]
+               : T(0.f);
+    }
+  };
+
+  // dh: what the later steps, or the caller after the last, send back. A cell that has not begun
+  // keeps it, and one that has ended holds what it sends to its initial state.
+  float dh[kCells], dc[kCells];
+#pragma unroll
+  for (int k = 0; k < kCells; ++k) {
+    dh[k] = exists(k) && p.dh_n ? widen(p.dh_n[state_of(k)]) : 0;
+    dc[k] = exists(k) && p.dc_n ? p.dc_n[state_of(k)] : 0;
+  }
+
+  // What step n - 1 reads is fetched during step n, and the place where it stands during n + 1.
+  float c[kCells], c_prev[kCells];
+  StepRows rows = Self::rows(p.sizes, steps, steps - 1),
+           rows_next = Self::rows(p.sizes, steps, steps - 2),
+           rows_later = Self::rows(p.sizes, steps, steps - 3);
+  load_inputs(rows);
+  load_c(rows, c);
+  load_c(rows_next, c_prev);
+  for (int64_t n = steps - 1; n >= 0; --n) {
+#pragma unroll
+    for (int k = 0; k < kCells; ++k) {
+      T kept[4] = {T(0.f), T(0.f), T(0.f), T(0.f)};
+      if (active(rows, k)) {
+        float gate[4], unused;
+#pragma unroll
+        for (int g = 0; g < 4; ++g) {
+          gate[g] = widen(gates[k][g]);
+          if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = unfold(gate[g]);
+        }
+        Cell::backward(gate, c_prev[k], c[k], widen(dy[k]) + dh[k], dc[k], unused);
+        T* const to =
+            p.dgates + (first_row + rows.first) * 4 * H + (Self::column(k) * 4 * H + Self::unit(k));
+#pragma unroll
+        for (int g = 0; g < 4; ++g) {
+          narrow(gate[g], kept[g]);
+          to[g * H] = kept[g];
+        }
+      }
+#pragma unroll
+      for (int g = 0; g < 4; ++g) {
+        const Factor factor = Kind<kProduct>::factor(kept[g]);
+        Factor* const row = reinterpret_cast<Factor*>(dgates_now + Self::column(k) * kPitch);
+        row[g * kBucket + Self::unit(k)] = factor;
+      }
+      c[k] = c_prev[k];
+    }
+    load_inputs(rows_next);
+    load_c(rows_later, c_prev);
+    const StepRows rows_last = Self::rows(p.sizes, steps, n - 3);
+    __syncthreads();
+
+    Sums<kProduct> sums = {};
+    w_hh.template multiply_add<kPitch, kBucket* int(sizeof(Factor))>(dgates_now, sums);
+#pragma unroll
+    for (int k = 0; k < kCells; ++k) {
+      const int half = k / kOwn<kProduct>;
+      if (active(rows, k))
+        dh[k] = (Self::sum(sums, 0, half, k) + Self::sum(sums, 1, half, k)) +
+                (Self::sum(sums, 2, half, k) + Self::sum(sums, 3, half, k));
+    }
+
+    unsigned char* const written = dgates_now;
+    dgates_now = dgates_before, dgates_before = written;
+    rows = rows_next, rows_next = rows_later, rows_later = rows_last;
+  }
+
+#pragma unroll
+  for (int k = 0; k < kCells; ++k) {
+    if (!exists(k)) continue;
+    if (p.dh0) narrow(dh[k], p.dh0[state_of(k)]);
+    p.dc0[state_of(k)] = dc[k];
+  }
+}
+
+}  // namespace lf::cuda

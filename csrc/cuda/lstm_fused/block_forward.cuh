@@ -1,0 +1,146 @@
+// cuda.block, forward: the whole sequence of some batch rows in one block.
+//
+//   registers   W_hh as fragments, 16 rows a tile: (i, f) and (g, o) of 8 units, twice
+//               c and h of the thread's cells; the input of the next step, on its way
+//   shared      h of all units as factors, twice: a step reads one and writes the other
+//   waits       one __syncthreads a step: all of h is written before anybody reads it
+//
+// Refuses projections and hidden sizes over block_plan.h's.
+//
+// Bound at H = 128 in bf16: 0.24 us of mma and 0.17 us of barrier, shared memory and gates make
+// 0.41 us a step, whatever the batch, as long as the GPU has a multiprocessor for every 8 rows.
+// Device memory: 8 H of gates in and out, 4 H of c and 2 H of y are 2.8 KB a row and step.
+//
+// NEVER RUN ON A GPU YET. The figures are predictions.
+#pragma once
+
+#include "cuda/lstm_fused/block.cuh"
+
+namespace lf::cuda {
+
+template <class T>
+struct BlockForward {
+  BlockSizes sizes;
+  const T* w_hh[kMaxDirections];  // [4, H, H]
+  const T* h0;                    // [D, B, H] or nullptr: zeros
+  const float* c0;                // [D, B, H] or nullptr: zeros
+  T* gates;                       // [D, N, 4, H] x W_ih^T + biases in, activations out if c
+  T* y;                           // [N, D, H]
+  T* h_n;                         // [D, B, H]
+  float* c_n;                     // [D, B, H]
+  float* c;                       // [D, N, H] or nullptr: no backward wanted
+};
+
+template <class Cell, Product kProduct, int kBucket>
+__global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThreads)
+    block_forward(const __grid_constant__ BlockForward<typename Kind<kProduct>::Storage> p) {
+  using Self = Block<kProduct, Pass::forward, kBucket>;
+  using T = typename Self::T;
+  using Factor = typename Self::Factor;
+  constexpr int kCells = Self::kCells, kPitch = Self::kPlan.pitch;
+  const int H = p.sizes.H, D = p.sizes.D, direction = Self::direction();
+  const int64_t steps = Self::steps(p.sizes), first_state = Self::first_state(p.sizes);
+  const int64_t first_row = direction * p.sizes.N;  // of the gates and c
+
+  ptx::Shared shared;
+  unsigned char* h_now = shared.take<unsigned char>(Self::kPlan.buffer);
+  unsigned char* h_next = shared.take<unsigned char>(Self::kPlan.buffer);
+  typename Self::Matrix w_hh;
+  w_hh.load(shared, [&](int tile, int row, int k) {
+    const int gate = tile % 2 * 2 + row / 8;
+    const int unit = int(threadIdx.x) / 32 * 16 + tile / 2 * 8 + row % 8;
+    return unit < H && k < H ? p.w_hh[direction][(gate * H + unit) * H + k] : T(0.f);
+  });
+
+  // The states at the start. Cells without a unit or a batch row hold zeros to the end: what they
+  // hand on meets weights of zero, and a NaN would come through.
+  float c[kCells];
+  T h[kCells];
+  const int batch_rows = Self::count(p.sizes.B);
+#pragma unroll
+  for (int k = 0; k < kCells; ++k) {
+    const int64_t state = first_state + Self::column(k) * H + Self::unit(k);
+    const bool exists = Self::unit(k) < H && Self::column(k) < batch_rows;
+    c[k] = exists && p.c0 ? p.c0[state] : 0;
+    h[k] = exists && p.h0 ? p.h0[state] : T(0.f);
+  }
+  const auto hand_on = [&](unsigned char* to) {
+#pragma unroll
+    for (int k = 0; k < kCells; ++k) {
+      const Factor factor = Kind<kProduct>::factor(h[k]);
+      reinterpret_cast<Factor*>(to + Self::column(k) * kPitch)[Self::unit(k)] = factor;
+    }
+    __syncthreads();
+  };
+  hand_on(h_now);
+
+  const auto active = [&](const StepRows& rows, int k) {
+    return Self::unit(k) < H && Self::column(k) < rows.count;
+  };
+  const auto gates_of = [&](const StepRows& rows, int k) {
+    T* const first = p.gates + (first_row + rows.first) * 4 * H;
+    return first + (Self::column(k) * 4 * H + Self::unit(k));
+  };
+  T x[kCells][4];
+  const auto load_input = [&](const StepRows& rows) {
+#pragma unroll
+    for (int k = 0; k < kCells; ++k) {
+      if (!active(rows, k)) continue;
+      const T* const from = gates_of(rows, k);
+#pragma unroll
+      for (int g = 0; g < 4; ++g) x[k][g] = from[g * H];
+    }
+  };
+
+  // The input of step n + 1 is fetched during step n, and the place where it stands during n - 1.
+  StepRows rows = Self::rows(p.sizes, steps, 0), rows_next = Self::rows(p.sizes, steps, 1);
+  load_input(rows);
+  for (int64_t n = 0; n < steps; ++n) {
+    Sums<kProduct> sums;
+#pragma unroll
+    for (int k = 0; k < kCells; ++k)
+#pragma unroll
+      for (int g = 0; g < 4; ++g)
+        Self::sum(sums, k / kOwn<kProduct> * 2 + g / 2, g % 2, k) = widen(x[k][g]);
+    load_input(rows_next);
+    const StepRows rows_later = Self::rows(p.sizes, steps, n + 2);
+
+    w_hh.template multiply_add<kPitch, 0>(h_now, sums);
+
+#pragma unroll
+    for (int k = 0; k < kCells; ++k) {
+      if (!active(rows, k)) continue;
+      float gate[4];
+#pragma unroll
+      for (int g = 0; g < 4; ++g)
+        gate[g] = Self::sum(sums, k / kOwn<kProduct> * 2 + g / 2, g % 2, k);
+      float h_wide;
+      Cell::forward(gate, c[k], h_wide);
+      narrow(h_wide, h[k]);
+      p.y[(rows.first * D + direction) * H + Self::column(k) * D * H + Self::unit(k)] = h[k];
+      if (!p.c) continue;
+      p.c[(first_row + rows.first) * H + Self::column(k) * H + Self::unit(k)] = c[k];
+      T* const kept = gates_of(rows, k);
+#pragma unroll
+      for (int g = 0; g < 4; ++g) {
+        if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = fold(gate[g]);
+        narrow(gate[g], kept[g * H]);
+      }
+    }
+    hand_on(h_next);
+
+    unsigned char* const read = h_now;
+    h_now = h_next, h_next = read;
+    rows = rows_next, rows_next = rows_later;
+  }
+
+#pragma unroll
+  for (int k = 0; k < kCells; ++k) {
+    if (Self::unit(k) >= H || Self::column(k) >= batch_rows) continue;
+    const int64_t state = first_state + Self::column(k) * H + Self::unit(k);
+    p.h_n[state] = h[k];
+    p.c_n[state] = c[k];
+  }
+}
+
+}  // namespace lf::cuda

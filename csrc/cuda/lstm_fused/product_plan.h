@@ -1,0 +1,64 @@
+// How a block holds a constant matrix for the products of a scan: sizes and index maps alone, so
+// that tests walk all of them without a GPU (tests/csrc/plan_check.cpp).
+//
+// The matrix has 4 tiles of 16 rows for each warp, and a step multiplies it by a few columns that
+// lie in shared memory as rows of factors. It is cut into fragments of 4 words a thread: tile t,
+// step s, 32 bytes of every row. The first fragments of a tile are held in registers, the rest in
+// shared memory.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "common/macros.h"
+
+namespace lf::cuda {
+
+enum class Product { bf16, f16, tf32, ieee };
+
+constexpr int kTiles = 4, kTileRows = 16, kFragmentBytes = 32;
+constexpr int kRegisterFile = 65536, kMaxRegisters = 255;
+
+// Bytes of a factor.
+constexpr LF_FN int factor_size(Product product) {
+  return product == Product::tf32 || product == Product::ieee ? 4 : 2;
+}
+
+// Columns that a block multiplies at once: the 8 of mma.sync. In IEEE float32 a column costs its
+// flops, 0.29 us at H = 128, so blocks take half and there are twice as many.
+constexpr int columns_of(Product product) { return product == Product::ieee ? 4 : 8; }
+
+// Where word `word` of a lane's fragment at step `step` stands: its row in the tile and the first
+// of its factors in the row. For mma.sync the table of the PTX ISA (9.7.14.5); without it a lane
+// has 16 neighbouring bytes of one row, row lane / 4 at even steps, and the next 8 at odd ones.
+struct Place {
+  int row, factor;
+};
+constexpr LF_FN Place place(Product product, int lane, int step, int word) {
+  const int group = lane / 4, in_group = lane % 4;
+  if (product == Product::ieee) return {group + step % 2 * 8, step / 2 * 16 + in_group * 4 + word};
+  const int byte = step * kFragmentBytes + in_group * 4 + word / 2 * 16;
+  return {group + word % 2 * 8, byte / factor_size(product)};
+}
+
+// Fragments of a tile, for rows of kWidth factors.
+constexpr int steps_of(Product product, int width) {
+  return width * factor_size(product) / kFragmentBytes;
+}
+
+// How many of them registers hold, where a thread needs `others` registers beside them.
+constexpr int held_steps(int steps, int threads, int others) {
+  const int registers = std::min(kRegisterFile / threads / 8 * 8, kMaxRegisters);
+  return std::min(steps, std::max(0, (registers - others) / (kTiles * 4)));
+}
+
+// Shared memory of the others.
+constexpr size_t rest_bytes(int steps, int held, int threads) {
+  return size_t(steps - held) * kTiles * threads * 16;
+}
+
+// From one row of factors in shared memory to the next. Eight rows that are read at once, 16 bytes
+// each, then fall into different banks: 16 is 4 words, and a row without it is whole 32 words.
+constexpr int pitch(Product product, int factors) { return factors * factor_size(product) + 16; }
+
+}  // namespace lf::cuda
