@@ -52,7 +52,7 @@ def layer(
         if chosen == dispatch.NATIVE:
             return native.layer(x, h0, c0, weights, batch_sizes)
         ops.available()
-        code = dispatch.KERNELS.index(chosen)
+        code = dispatch.KERNELS.index(chosen) + _precision(x)
 
     flat = (*weights[0], *(weights[1] if len(weights) == 2 else _NO_DIRECTION))
     if torch.compiler.is_compiling():
@@ -60,6 +60,16 @@ def layer(
     if transforms_active:
         return transforms.layer(x, h0, c0, flat, batch_sizes, code)
     return autograd.eager(x, h0, c0, flat, batch_sizes, code)
+
+
+@torch.compiler.assume_constant_result
+def _tf32() -> bool:
+    return torch.backends.cudnn.rnn.fp32_precision == "tf32"
+
+
+def _precision(x: Tensor) -> int:
+    """ops.TF32 where torch allows its own LSTM as much: by default it does."""
+    return ops.TF32 if x.dtype == torch.float32 and _tf32() else 0
 
 
 def runs_natively(x: Tensor, weights: Sequence[Direction]) -> bool:

@@ -31,6 +31,9 @@ NEEDS_X, NEEDS_H0, NEEDS_C0, NEEDS_W_IH, NEEDS_W_HH, NEEDS_BIAS, NEEDS_W_HR = (
     1 << bit for bit in range(7)
 )
 
+# Added to a variant's code: scans of float32 on CUDA may round the factors of products to TF32.
+TF32 = 1 << 8
+
 _registered = False
 _when_loaded: list[Callable[[], None]] = []
 

@@ -117,7 +117,7 @@ Backward layer_backward(const OptionalTensor& dy_given, const OptionalTensor& dh
   p.h_cell = address(h_cell);
   p.dx = address(g.x);
   if (d.N > 0) {
-    Run run(x);
+    Run run(layer, x);
     run.allocate(x, layer.variant->backward_workspace(p, run.context().threads));
     layer.variant->backward(p, run.context());
     if (!layer.variant->whole_layer) multiply_gradients(layer, {h0, y, dgates, dh, h_cell}, g);

@@ -58,7 +58,7 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
   p.c = save ? data(c) : nullptr;
 
   if (d.N > 0) {
-    Run run(x);
+    Run run(layer, x);
     run.allocate(x, layer.variant->forward_workspace(p));
     for (int64_t i = 0; project && i < d.D; ++i)
       project_input(layer, layer.directions[i], matrix(work, d.N, gate_rows, i * d.N * gate_rows));

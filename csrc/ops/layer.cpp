@@ -1,5 +1,7 @@
 #include "ops/layer.h"
 
+#include "ops/ops.h"
+
 extern "C" {
 __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device,
                                                                         void** stream);
@@ -109,7 +111,9 @@ void gemm(const Context& context, DType dtype, Matrix out, Matrix a, Matrix b, b
 }  // namespace
 
 Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse,
-                 const OptionalTensor& batch_sizes, int64_t cell, int64_t variant) {
+                 const OptionalTensor& batch_sizes, int64_t cell, int64_t how) {
+  const int64_t variant = how < 0 ? how : how % kTf32;
+  const bool tf32 = variant != how;
   STD_TORCH_CHECK(cell == int64_t(Cell::lstm), "unknown cell code ", cell);
   STD_TORCH_CHECK(forward.w_ih && forward.w_ih->dim() == 2 && forward.w_ih->size(0) % 4 == 0,
                   "weight_ih must be [4*H, I]");
@@ -152,7 +156,8 @@ Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse
           std::move(offsets),
           matrix(prepare(x, dtype), d.N, I),
           std::move(directions),
-          chosen};
+          chosen,
+          tf32};
 }
 
 void check_state(const char* name, const OptionalTensor& t, const Tensor& x, const Dims& d,
@@ -163,7 +168,8 @@ void check_state(const char* name, const OptionalTensor& t, const Tensor& x, con
                   " must be [D, B, size] = ", text({d.D, d.B, size}), ", got ", text(*t));
 }
 
-Run::Run(const Tensor& like) {
+Run::Run(const Layer& layer, const Tensor& like) {
+  context_.tf32 = layer.tf32;
   if (like.is_cuda()) {
     STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream, "this torch has no CUDA");
     context_.device_index = like.get_device_index();

@@ -28,6 +28,7 @@ struct Layer {
   Tensor x;                      // [N, I]
   std::vector<Direction> directions;
   const Variant* variant;
+  bool tf32;  // Context
 };
 
 // One direction's weights as an op receives them.
@@ -42,7 +43,7 @@ struct Weights {
 // Checks every shape, and says what is wrong by the argument's name. x is [T, B, I], or [N, I] with
 // batch_sizes [T] on the CPU. Without reverse.w_ih there is one direction.
 Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse,
-                 const OptionalTensor& batch_sizes, int64_t cell, int64_t variant);
+                 const OptionalTensor& batch_sizes, int64_t cell, int64_t how);
 
 // A state or its gradient: [D, B, size] like x, or absent.
 void check_state(const char* name, const OptionalTensor& t, const Tensor& x, const Dims& d,
@@ -51,7 +52,7 @@ void check_state(const char* name, const OptionalTensor& t, const Tensor& x, con
 // The device guard, stream and workspace of one run.
 class Run {
  public:
-  explicit Run(const Tensor& like);
+  Run(const Layer& layer, const Tensor& like);
   void allocate(const Tensor& like, size_t workspace);
   const Context& context() const { return context_; }
 

@@ -19,6 +19,10 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
                       const OptionalTensor& w_hr_reverse, const OptionalTensor& batch_sizes,
                       int64_t cell, int64_t variant, bool save);
 
+// The argument `variant`: a place in the table, or less than 0: the first that takes the layer. To
+// a place kTf32 may be added (Context::tf32). Part of the Python interface.
+constexpr int64_t kTf32 = 256;
+
 // Which gradients are wanted; the others come back empty. The codes are part of the Python
 // interface.
 enum Need : int64_t { kX = 1, kH0 = 2, kC0 = 4, kWih = 8, kWhh = 16, kBias = 32, kWhr = 64 };

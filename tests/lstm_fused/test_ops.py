@@ -281,6 +281,11 @@ def test_needs_bits_are_the_same_on_both_sides() -> None:
     ]
 
 
+def test_tf32_is_the_same_on_both_sides() -> None:
+    text = (CSRC / "ops" / "ops.h").read_text()
+    assert int(re.search(r"kTf32 = (\d+);", text)[1]) == ops.TF32 > len(KERNELS)
+
+
 def test_fake_kernels_take_the_arguments_of_the_schema() -> None:
     for op, fake in itertools.chain(
         (("layer_forward", ops._fake_forward), ("layer", ops._fake_forward)),
