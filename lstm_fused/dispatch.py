@@ -39,6 +39,10 @@ ABOUT = {
 }
 
 
+class Refused(RuntimeError):
+    """The forced variant cannot run the layer; the message says why."""
+
+
 class Variant(NamedTuple):
     """One row of variants()."""
 
@@ -178,7 +182,7 @@ def default(device: str) -> tuple[str, ...]:
 
 
 def choose(case: Case) -> str:
-    """The name of the variant that runs the case. Raises RuntimeError if the forced one refuses."""
+    """The name of the variant that runs the case. Raises Refused if the forced one refuses."""
     name = forced()
     if name is None:
         return next(
@@ -186,7 +190,7 @@ def choose(case: Case) -> str:
         )
     reason = why_not(name, case)
     if reason:
-        raise RuntimeError(f"variant {name} was asked for and cannot run this layer: {reason}")
+        raise Refused(f"variant {name} was asked for and cannot run this layer: {reason}")
     return name
 
 
@@ -218,6 +222,11 @@ def support_table() -> str:
             when = "where nothing is built, and on other devices"
         lines.append(f"| `{name}` | {ABOUT[name]} | {when or 'no: not yet proven on a GPU'} |")
     return "\n".join(lines)
+
+
+def scan_precision() -> str:
+    """Of float32 in scans on CUDA, as torch sets it for its own LSTM: "ieee", "tf32" or "none"."""
+    return _precision(torch.backends.cudnn.rnn)
 
 
 def _precision(backend: Any) -> str:
@@ -253,7 +262,7 @@ def explain(module_or_case: nn.Module | Case) -> str:
             reason = f"{chosen} comes first"
         lines.append(f"  {name:<16} {reason}")
     if torch.device(case.device).type == "cuda" and case.dtype == torch.float32:
-        lines.append(f"  float32 in scans: {_precision(torch.backends.cudnn.rnn)}")
+        lines.append(f"  float32 in scans: {scan_precision()}")
         products = _precision(torch.backends.cuda.matmul)
         lines.append(f"  float32 in products: {products}")
     return "\n".join(lines)

@@ -64,7 +64,7 @@ def layer(
 
 @torch.compiler.assume_constant_result
 def _tf32() -> bool:
-    return torch.backends.cudnn.rnn.fp32_precision == "tf32"
+    return dispatch.scan_precision() == "tf32"
 
 
 def _precision(x: Tensor) -> int:

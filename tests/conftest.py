@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,3 +106,16 @@ def variant(request: pytest.FixtureRequest) -> Iterator[Forced]:
         pytest.skip(f"{row.name}: {row.why_not}")
     with force(row.name):
         yield forced
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """A case that the variant refuses is skipped with the variant's own words."""
+    from lstm_fused.dispatch import Refused
+
+    try:
+        return (yield)
+    except Refused as refusal:
+        if "variant" not in pyfuncitem.fixturenames:
+            raise
+        pytest.skip(str(refusal))
