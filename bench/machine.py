@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import lstm_fused
+from bench import sass
 from lstm_fused import _load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,28 +104,17 @@ def _gpu_query(fields: str) -> str | None:
 
 
 def sass_digest() -> dict[str, str] | None:
-    """sha256 of the machine code of each CUDA kernel, by "arch kernel"; None without cuobjdump.
+    """sha256 of the machine code of each CUDA kernel, by "arch symbol"; None if it cannot be read.
 
     A comment or a change of host code leaves these as they were, so that a result stays valid.
     """
     module = _load.load()
-    dump = _output("cuobjdump", "-sass", str(module.__file__)) if module else None
-    return parse_sass(dump) if dump else None
-
-
-def parse_sass(dump: str) -> dict[str, str]:
-    """Digest of each function in the output of `cuobjdump -sass`."""
-    digests: dict[str, Any] = {}
-    arch = kernel = ""
-    for line in dump.splitlines():
-        if found := re.match(r"\s*arch = (\S+)", line):
-            arch = found.group(1)
-        elif found := re.match(r"\s*Function : (\S+)", line):
-            kernel = f"{arch} {found.group(1)}"
-            digests[kernel] = hashlib.sha256()
-        elif kernel and re.match(r"\s*/\*[0-9a-f]+\*/|\s*/\* 0x", line):
-            digests[kernel].update(line.strip().encode() + b"\n")
-    return {name: digest.hexdigest() for name, digest in digests.items()}
+    if module is None:
+        return None
+    try:
+        return sass.digests(sass.read(Path(str(module.__file__)))) or None
+    except sass.CannotRead:
+        return None
 
 
 class Meter:

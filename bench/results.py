@@ -79,7 +79,12 @@ class Staleness:
         if row.stamp["source_hash"] == self._source:
             return False
         then = row.stamp["sass_digest"]
-        return not then or then != self._today()
+        if not then:
+            return True
+        # A build holds the GPUs of its machine: of today's kernels compare those for the same ones.
+        architectures = {name.split()[0] for name in then}
+        today = (self._today() or {}).items()
+        return then != {name: code for name, code in today if name.split()[0] in architectures}
 
     def _today(self) -> dict[str, str] | None:
         if not self._asked:
