@@ -43,6 +43,14 @@ __global__ void to_tf32(Words words) {
     words.output()[k] = ptx::to_tf32(reinterpret_cast<const float*>(words.input())[k]);
 }
 
+// In and out: all words, the halves exchanged.
+__global__ void store_words(Words words) {
+  const uint32_t* const in = words.input();
+  const uint32_t low[4] = {in[0], in[1], in[2], in[3]}, high[4] = {in[4], in[5], in[6], in[7]};
+  ptx::store_words(words.output(), high);
+  ptx::store_words(words.output() + 4, low);
+}
+
 // In: rows of 16 bytes to shared memory by cp.async, the last of 8 valid bytes; out: four matrices
 // of them, in the order in which the lanes name the rows: lane l row 5 l + 3.
 template <int kMatrices>

@@ -132,6 +132,13 @@ void check_matrices() {
   check_load(lf::probes::load_4_matrices, 4, "load_matrix of 4");
 }
 
+void check_stores() {
+  const Run stored = run(lf::probes::store_words, {}, any);
+  for (int lane = 0; lane < 32; ++lane)
+    for (int k = 0; k < kWords; ++k)
+      check(stored.output(0, lane, k) == stored.input(0, lane, (k + 4) % kWords), "store_words");
+}
+
 void check_between_blocks() {
   const Run handed = run(lf::probes::hand_over, {.grid = 2, .cooperative = true}, any);
   for (int lane = 0; lane < 32; ++lane)
@@ -161,6 +168,7 @@ int main(int argc, char** argv) {
   simt::seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 0;
   try {
     check_matrices();
+    check_stores();
     check_between_blocks();
   } catch (const simt::Error& error) {
     std::printf("%s\n", error.what());

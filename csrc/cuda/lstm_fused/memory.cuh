@@ -6,6 +6,9 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <cstring>
+
+#include "cuda/lstm_fused/ptx.cuh"
 
 namespace lf::cuda {
 
@@ -49,7 +52,16 @@ __device__ __forceinline__ void store(T* to, const State<T> (&from)[kCount]) {
   Pack<T, kCount> pack;
 #pragma unroll
   for (int k = 0; k < kCount; ++k) narrow(from[k], pack.at[k]);
-  *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
+  if constexpr (sizeof pack % 16 == 0) {
+#pragma unroll
+    for (int k = 0; k < int(sizeof pack / 16); ++k) {
+      uint32_t words[4];
+      memcpy(words, pack.at + k * int(16 / sizeof(T)), sizeof words);
+      ptx::store_words(to + k * int(16 / sizeof(T)), words);
+    }
+  } else {
+    *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
+  }
 }
 
 // To and from the form in which the gates of kCount cells are kept in 16 bits (common/math.h).

@@ -30,6 +30,14 @@ class Shared {
   size_t used_ = 0;
 };
 
+// 16 bytes to global memory by one instruction, where `to` is a multiple of 16. nvcc 13.0 takes
+// some stores of such a struct apart again for GPUs before sm_100, into four of 4 bytes.
+__device__ __forceinline__ void store_words(void* to, const uint32_t (&value)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(value[0]), "r"(value[1]),
+               "r"(value[2]), "r"(value[3])
+               : "memory");
+}
+
 // ---- cp.async [9.7.9.25.3]: 16 bytes from global to shared memory, valid of them; the rest is
 // zero
 

@@ -34,6 +34,11 @@ inline void check_aligned(const void* p, size_t to, const char* what, Where wher
                where);
 }
 
+inline void store_words(void* to, const uint32_t (&value)[4], Where where = Where::current()) {
+  check_aligned(to, 16, "st.v4", where);
+  std::memcpy(to, value, sizeof value);
+}
+
 // ---- cp.async ----------------------------------------------------------------------------------
 
 inline void copy_async(void* to, const void* from, int valid = 16, Where where = Where::current()) {
