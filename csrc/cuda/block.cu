@@ -89,21 +89,21 @@ constexpr auto kernel(const LayerBackward&) {
 constexpr Pass pass_of(const LayerForward&) { return Pass::forward; }
 constexpr Pass pass_of(const LayerBackward&) { return Pass::backward; }
 
-// Tries the buckets from kIndex on.
-template <class CellType, Product kProduct, int kIndex, class Layer>
+// Tries the buckets from kBucket on.
+template <class CellType, Product kProduct, int kBucket, class Layer>
 void run_bucket(const Layer& p, const Context& context, int bucket) {
-  if constexpr (kIndex < std::size(kBuckets)) {
-    if constexpr (constexpr int kBucket = kBuckets[kIndex]; is_compiled(kProduct, kBucket)) {
+  if constexpr (kBucket < std::size(kBuckets)) {
+    if constexpr (is_compiled(kProduct, kBuckets[kBucket])) {
       if (bucket == kBucket) {
         using T = typename Kind<kProduct>::Storage;
-        const BlockPlan plan = block_plan(kProduct, pass_of(p), kBucket);
+        const BlockPlan plan = block_plan(kProduct, pass_of(p), kBuckets[kBucket]);
         const int64_t* const offsets = upload_steps(context, p.d, p.offsets, kProduct);
         const dim3 blocks(unsigned(blocks_of(p.d, kProduct)), unsigned(p.d.D));
         return dev::launch(context, {blocks, unsigned(plan.threads), plan.shared},
                            kernel<CellType, kProduct, kBucket>(p), parameters<T>(p, offsets));
       }
     }
-    run_bucket<CellType, kProduct, kIndex + 1>(p, context, bucket);
+    run_bucket<CellType, kProduct, kBucket + 1>(p, context, bucket);
   }
 }
 
@@ -137,25 +137,17 @@ void run(const Layer& p, const Context& context) {
 const char* why_not(Cell, DType dtype, const Dims& d) {
   if (dtype == DType::f64) return "it computes in fp16, bf16, tf32 and fp32, not in fp64";
   if (d.P != d.H) return "it takes no projections";
-  const size_t shared = dev::limits().shared;
   // Float32 in either precision, whichever the caller may ask for.
-  if (dtype != DType::f32)
-    return bucket_of(Product::bf16, d.H, shared) ? nullptr
-           : bucket_of(Product::bf16, d.H, kMostShared)
-               ? "this GPU's blocks have too little shared memory for that H"
-               : "in 16 bits H must be at most 192: W_hh must fit into one block";
-  const auto fits = [&](size_t bytes) {
-    return bucket_of(Product::tf32, d.H, bytes) && bucket_of(Product::ieee, d.H, bytes);
+  const auto fits = [&](size_t shared) {
+    return dtype == DType::f32 ? bucket_of(Product::tf32, d.H, shared) >= 0 &&
+                                     bucket_of(Product::ieee, d.H, shared) >= 0
+                               : bucket_of(Product::bf16, d.H, shared) >= 0;
   };
-  return fits(shared)        ? nullptr
-         : fits(kMostShared) ? "this GPU's blocks have too little shared memory for that H"
-                             : "in float32 H must be at most 128: W_hh must fit into one block";
+  if (fits(dev::limits().shared)) return nullptr;
+  if (fits(kMostShared)) return "W_hh needs more shared memory than a block of this GPU has";
+  return dtype == DType::f32 ? "in float32 H must be at most 128, so that a block can hold W_hh"
+                             : "in 16 bits H must be at most 192, so that a block can hold W_hh";
 }
-static_assert(bucket_of(Product::bf16, 192, kMostShared) == 192);
-static_assert(!bucket_of(Product::bf16, 193, kMostShared));
-static_assert(bucket_of(Product::ieee, 128, kMostShared) == 128);
-static_assert(!bucket_of(Product::ieee, 129, kMostShared));
-static_assert(!bucket_of(Product::tf32, 129, kMostShared));
 
 const char* why_not_here() {
   if (const char* const reason = dev::why_not_here()) return reason;

@@ -30,11 +30,13 @@ struct StepRows {
   int count;
 };
 
+// kBucket: a place in kBuckets.
 template <Product kProduct, Pass kPass, int kBucket>
 struct Block {
   using T = typename Kind<kProduct>::Storage;
   using Factor = typename Kind<kProduct>::Factor;
-  static constexpr BlockPlan kPlan = block_plan(kProduct, kPass, kBucket);
+  static constexpr int kH = kBuckets[kBucket].H;  // H rounded up
+  static constexpr BlockPlan kPlan = block_plan(kProduct, kPass, kBuckets[kBucket]);
   static constexpr int kThreads = kPlan.threads;
   static constexpr int kColumns = columns_of(kProduct);
   static constexpr int kCells = 2 * kOwn<kProduct>;  // of a thread

@@ -32,12 +32,13 @@ struct BlockBackward {
 };
 
 template <class Cell, Product kProduct, int kBucket>
-__global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThreads)
+__global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThreads, 1)
     block_backward(const __grid_constant__ BlockBackward<typename Kind<kProduct>::Storage> p) {
   using Self = Block<kProduct, Pass::backward, kBucket>;
   using T = typename Self::T;
   using Factor = typename Self::Factor;
   constexpr int kCells = Self::kCells, kPitch = Self::kPlan.pitch;
+  constexpr int kSlab = Self::kH * sizeof(Factor);  // of a gate, in a row of factors
   const int H = p.sizes.H, D = p.sizes.D, direction = Self::direction();
   const int64_t steps = Self::steps(p.sizes), first_state = Self::first_state(p.sizes);
   const int64_t first_row = direction * p.sizes.N;  // of the gates and c
@@ -123,7 +124,7 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThr
       for (int g = 0; g < 4; ++g) {
         const Factor factor = Kind<kProduct>::factor(kept[g]);
         Factor* const row = reinterpret_cast<Factor*>(dgates_now + Self::column(k) * kPitch);
-        row[g * kBucket + Self::unit(k)] = factor;
+        row[g * Self::kH + Self::unit(k)] = factor;
       }
       c[k] = c_prev[k];
     }
@@ -133,7 +134,7 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThr
     __syncthreads();
 
     Sums<kProduct> sums = {};
-    w_hh.template multiply_add<kPitch, kBucket* int(sizeof(Factor))>(dgates_now, sums);
+    w_hh.template multiply_add<kPitch, kSlab>(dgates_now, sums);
 #pragma unroll
     for (int k = 0; k < kCells; ++k) {
       const int half = k / kOwn<kProduct>;

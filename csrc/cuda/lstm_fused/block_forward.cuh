@@ -32,7 +32,7 @@ struct BlockForward {
 };
 
 template <class Cell, Product kProduct, int kBucket>
-__global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThreads)
+__global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThreads, 1)
     block_forward(const __grid_constant__ BlockForward<typename Kind<kProduct>::Storage> p) {
   using Self = Block<kProduct, Pass::forward, kBucket>;
   using T = typename Self::T;

@@ -5,52 +5,65 @@
 
 namespace lf::cuda {
 
-// Hidden sizes that kernels are compiled for; a layer takes the smallest that holds it.
-constexpr int kBuckets[] = {32, 64, 96, 128, 160, 192};
-
 enum class Pass { forward, backward };
+
+// A hidden size that kernels are compiled for, and how many fragments of a tile registers hold,
+// forward and backward: the most without a spill on any of the architectures that we compile for
+// (a warning of ptxas is an error in CI). 0: W_hh does not fit into a block.
+struct Bucket {
+  int H;
+  int half[2], tf32[2], ieee[2];
+};
+constexpr Bucket kBuckets[] = {
+    {32, {2, 2}, {4, 4}, {4, 4}},
+    {64, {4, 4}, {8, 6}, {7, 6}},
+    {96, {6, 6}, {9, 8}, {6, 6}},
+    {128, {8, 8}, {9, 8}, {6, 6}},
+    // Three warps on a quarter of a multiprocessor: 168 registers a thread, before it 255.
+    {160, {5, 5}, {}, {}},
+    {192, {4, 4}, {}, {}},
+};
 
 struct BlockPlan {
   int threads;    // a warp for 16 units
   int steps;      // fragments of a tile
-  int held;       // of them in registers
+  int held;       // of them in registers; 0: there is no kernel
   int pitch;      // from one row of factors to the next, bytes
   size_t buffer;  // bytes of factors that a step hands to the next
   size_t shared;  // bytes of shared memory: two buffers, and the fragments that are not held
 };
 
-constexpr BlockPlan block_plan(Product product, Pass pass, int bucket) {
-  // What a thread needs beside the fragments, by ptxas -v: sums, inputs of two steps, addresses.
-  const int others = product == Product::ieee ? 128 : 96;
+constexpr BlockPlan block_plan(Product product, Pass pass, const Bucket& bucket) {
   BlockPlan plan{};
-  plan.threads = bucket / kTileRows * 32;
-  plan.steps = steps_of(product, bucket);
-  plan.held = held_steps(plan.steps, plan.threads, others);
-  plan.pitch = pitch(product, pass == Pass::forward ? bucket : kTiles * bucket);
+  plan.threads = bucket.H / kTileRows * 32;
+  plan.steps = steps_of(product, bucket.H);
+  plan.held = (product == Product::ieee   ? bucket.ieee
+               : product == Product::tf32 ? bucket.tf32
+                                          : bucket.half)[int(pass)];
+  plan.pitch = pitch(product, pass == Pass::forward ? bucket.H : kTiles * bucket.H);
   plan.buffer = size_t(columns_of(product)) * plan.pitch;
   plan.shared = 2 * plan.buffer + rest_bytes(plan.steps, plan.held, plan.threads);
   return plan;
 }
 
-// The largest of what forward and backward ask for.
-constexpr size_t block_shared(Product product, int bucket) {
-  return std::max(block_plan(product, Pass::forward, bucket).shared,
-                  block_plan(product, Pass::backward, bucket).shared);
+constexpr bool is_compiled(Product product, const Bucket& bucket) {
+  return block_plan(product, Pass::forward, bucket).held > 0;
 }
 
-// 227 KiB: a block's limit on sm_90 and sm_100; others have less (dev.cuh).
-constexpr size_t kMostShared = 227 << 10;
-
-constexpr bool is_compiled(Product product, int bucket) {
-  return block_shared(product, bucket) <= kMostShared;
-}
-
-// The bucket of a hidden size, or 0 if none holds it with `shared` bytes a block.
+// The place in kBuckets of the smallest that holds H with at most `shared` bytes a block in either
+// pass, or -1.
 constexpr int bucket_of(Product product, long long H, size_t shared) {
-  for (const int bucket : kBuckets)
-    if (H <= bucket)
-      return is_compiled(product, bucket) && block_shared(product, bucket) <= shared ? bucket : 0;
-  return 0;
+  for (int k = 0; k < int(std::size(kBuckets)); ++k) {
+    const Bucket& bucket = kBuckets[k];
+    if (H > bucket.H) continue;
+    const size_t needed = std::max(block_plan(product, Pass::forward, bucket).shared,
+                                   block_plan(product, Pass::backward, bucket).shared);
+    return is_compiled(product, bucket) && needed <= shared ? k : -1;
+  }
+  return -1;
 }
+
+// 227 KiB: a block's limit on sm_90 and sm_100. Others have less (dev.cuh).
+constexpr size_t kMostShared = 227 << 10;
 
 }  // namespace lf::cuda

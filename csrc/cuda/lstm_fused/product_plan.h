@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 
 #include "common/macros.h"
 
@@ -17,7 +18,6 @@ namespace lf::cuda {
 enum class Product { bf16, f16, tf32, ieee };
 
 constexpr int kTiles = 4, kTileRows = 16, kFragmentBytes = 32;
-constexpr int kRegisterFile = 65536, kMaxRegisters = 255;
 
 // Bytes of a factor.
 constexpr LF_FN int factor_size(Product product) {
@@ -46,13 +46,7 @@ constexpr int steps_of(Product product, int width) {
   return width * factor_size(product) / kFragmentBytes;
 }
 
-// How many of them registers hold, where a thread needs `others` registers beside them.
-constexpr int held_steps(int steps, int threads, int others) {
-  const int registers = std::min(kRegisterFile / threads / 8 * 8, kMaxRegisters);
-  return std::min(steps, std::max(0, (registers - others) / (kTiles * 4)));
-}
-
-// Shared memory of the others.
+// Shared memory of those that registers do not hold.
 constexpr size_t rest_bytes(int steps, int held, int threads) {
   return size_t(steps - held) * kTiles * threads * 16;
 }
