@@ -29,8 +29,9 @@ struct Grid {
   bool cooperative = false;  // all blocks run at once, or the launch fails
 };
 
-// Shared memory that a launch may ask for without leave.
+// What a launch may ask for without leave.
 constexpr size_t kSharedByDefault = 48 << 10;
+constexpr unsigned kClusterByDefault = 8;  // 16 blocks need a whole GPC of an H100
 
 template <class Parameters>
 void launch(const Context& context, const Grid& grid, void (*kernel)(Parameters),
@@ -39,6 +40,9 @@ void launch(const Context& context, const Grid& grid, void (*kernel)(Parameters)
     check(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared)),
         "shared memory of a launch");
+  if (grid.cluster > kClusterByDefault)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+          "cluster of a launch");
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
   config.gridDim = grid.blocks;
