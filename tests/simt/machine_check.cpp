@@ -129,6 +129,32 @@ void hands_over() {
     data[1] = data[0];
   }
 }
+alignas(16) uint32_t published[4];
+// kAll: looks at every word that it uses.
+template <bool kAll>
+void publishes() {
+  if (threadIdx.x) return;
+  if (blockIdx.x == 0) {
+    for (uint32_t k = 0; k < 4; ++k) ptx::publish_word(published + k, k + 1);
+  } else {
+    uint32_t seen[4];
+    do ptx::poll_words(seen, published);
+    while (!seen[3] || (kAll && !(seen[0] && seen[1] && seen[2])));
+    data[5] = float(seen[0] + seen[1] + seen[2] + seen[3]);
+  }
+}
+void publishes_a_flag() {
+  if (threadIdx.x) return;
+  if (blockIdx.x == 0) {
+    data[0] = 7;
+    ptx::publish_word(published, 1);
+  } else {
+    uint32_t seen[4];
+    do ptx::poll_words(seen, published);
+    while (!seen[0]);
+    data[1] = data[0];
+  }
+}
 void never_comes() {
   while (ptx::load_acquire(&flag) == 0) {
   }
@@ -222,6 +248,9 @@ const Case cases[] = {
     {"waits_without_cooperation", waits_for_another_block, kApart, -1},
     {"hands_over", hands_over<true>, kTwoBlocks, -1},
     {"hands_over_relaxed", hands_over<false>, kTwoBlocks, -1},
+    {"publishes", publishes<true>, kTwoBlocks, 10},
+    {"publishes_believing_one", publishes<false>, kTwoBlocks, 10},
+    {"publishes_a_flag", publishes_a_flag, kTwoBlocks, -1},
     {"never_comes", never_comes, kBlocks, -1},
     {"ring", ring<true, true>, kPair, 10},
     {"ring_without_first_sync", ring<false, true>, kPair, -1},

@@ -115,6 +115,34 @@ __device__ __forceinline__ void add_release(unsigned* p, unsigned value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
 }
 
+// ---- words that are their own flags: one trip through L2, not the three of a flag and its data
+
+// Not ordered with anything: who sees a word knows that word and nothing else.
+__device__ __forceinline__ void publish_word(uint32_t* to, uint32_t word) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
+}
+// 16 aligned bytes. Each word is whole, but the four need not be of one moment.
+__device__ __forceinline__ void poll_words(uint32_t (&words)[4], const uint32_t* from) {
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "l"(from)
+               : "memory");
+}
+
+// ---- clocks, which never go back: of the SM in its cycles, of the device in nanoseconds
+
+__device__ __forceinline__ uint64_t cycles() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %%clock64;" : "=l"(now)::"memory");
+  return now;
+}
+// Some devices advance it only every microsecond.
+__device__ __forceinline__ uint64_t nanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)::"memory");
+  return now;
+}
+
 // ---- clusters of blocks, sm_90 and later
 // ---------------------------------------------------------
 

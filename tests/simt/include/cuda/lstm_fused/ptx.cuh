@@ -131,6 +131,7 @@ inline void multiply_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t 
 inline uint32_t to_tf32(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
+  if (x != x) return 0x7fffffff;
   const bool finite = (bits & 0x7f800000) != 0x7f800000;
   return (finite ? bits + 0x1000 : bits) & ~0x1fffu;
 }
@@ -145,6 +146,32 @@ inline void add_release(unsigned* p, unsigned value, Where where = Where::curren
   simt::yield(where);
   __atomic_fetch_add(p, value, __ATOMIC_RELEASE);
 }
+
+// ---- words that are their own flags ------------------------------------------------------------
+
+inline void publish_word(uint32_t* to, uint32_t word, Where where = Where::current()) {
+  simt::yield(where);
+  __atomic_store_n(to, word, __ATOMIC_RELAXED);
+}
+inline void poll_words(uint32_t (&words)[4], const uint32_t* from, Where where = Where::current()) {
+  check_aligned(from, 16, "ld.relaxed.v4", where);
+  unsigned seen = 0;  // words of an earlier moment than the others
+  for (int k = 0; k < 4; ++k)
+    if (simt::coin()) words[k] = __atomic_load_n(from + k, __ATOMIC_RELAXED), seen |= 1u << k;
+  simt::spin(where);
+  for (int k = 0; k < 4; ++k)
+    if (!(seen >> k & 1)) words[k] = __atomic_load_n(from + k, __ATOMIC_RELAXED);
+}
+
+// ---- clocks ------------------------------------------------------------------------------------
+
+// Time here is how often somebody asked for it.
+inline uint64_t tick() {
+  static uint64_t ticks = 0;
+  return __atomic_add_fetch(&ticks, 1, __ATOMIC_RELAXED);
+}
+inline uint64_t cycles() { return tick(); }
+inline uint64_t nanoseconds() { return tick(); }
 
 // ---- clusters ----------------------------------------------------------------------------------
 
