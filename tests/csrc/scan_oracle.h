@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "contract/params.h"
+#include "splitmix.h"
 
 #define LF_ISA oracle
 #include "cell/lstm.h"
@@ -50,20 +51,6 @@ template <class T>
 double rounded(double value) {
   return double(static_cast<typename Storage<T>::State>(T(value)));
 }
-
-// SplitMix64: the same problems on every machine.
-struct Random {
-  uint64_t state;
-
-  uint64_t next() {
-    uint64_t z = state += 0x9e3779b97f4a7c15;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-    return z ^ (z >> 31);
-  }
-  int64_t from_to(int64_t low, int64_t high) { return low + int64_t(next() % (high - low + 1)); }
-  bool one_in(int n) { return next() % n == 0; }
-};
 
 // A layer and what reaches its backward. Every value is one of T, held in double.
 struct Problem {
