@@ -19,6 +19,7 @@ KERNELS = [HERE / name for name in ("machine.cpp", "variants.cpp", "block.cpp", 
 PLUGIN = [*KERNELS, HERE / "plugin.cpp"]
 SCAN_CHECK = [*KERNELS, HERE / "scan_check.cpp"]
 PROBES_CHECK = [HERE / "machine.cpp", HERE / "probes_check.cpp"]
+PROBES_DUMP = HERE / "probes_dump.cu"
 MACHINE_CHECK = [HERE / "machine.cpp", HERE / "machine_check.cpp"]
 
 # AddressSanitizer's red zones around every local variable double the time to compile.

@@ -1,0 +1,1 @@
+"""The parts of `python -m bench.gpu_check`, each a module with a `run(report)`."""
