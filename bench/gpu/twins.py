@@ -18,9 +18,10 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from bench.gpu import nvcc
+from bench.gpu.reporter import Reporter
 from tests.simt import building
 
 ROUNDS = 64  # 16 of each scene of probes_inputs.h
@@ -32,10 +33,6 @@ SECONDS = 120  # a wait that is never answered ends after some seconds
 BOUND = 27 * 2.0**-23
 # Subnormal operands may count as zero (PTX leaves it open): 16 products of 2^-126 and at most 4.
 FLUSHED = 2.0**-120
-
-
-class Reporter(Protocol):
-    def put(self, name: str, value: Any) -> None: ...
 
 
 class Answer(NamedTuple):

@@ -20,6 +20,7 @@ PLUGIN = [*KERNELS, HERE / "plugin.cpp"]
 SCAN_CHECK = [*KERNELS, HERE / "scan_check.cpp"]
 PROBES_CHECK = [HERE / "machine.cpp", HERE / "probes_check.cpp"]
 PROBES_DUMP = HERE / "probes_dump.cu"
+MICRO_CHECK = [HERE / "machine.cpp", HERE / "micro_check.cpp"]
 MACHINE_CHECK = [HERE / "machine.cpp", HERE / "machine_check.cpp"]
 
 # AddressSanitizer's red zones around every local variable double the time to compile.

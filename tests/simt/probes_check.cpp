@@ -266,10 +266,7 @@ void check_barriers() {
 int main(int argc, char** argv) {
   simt::seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 0;
   try {
-<<<<<<< HEAD
-    check_matrices();
-    check_between_blocks();
-=======
+    check_stores();
     check_numbers();
     check_copies();
     check_lanes();
@@ -279,7 +276,6 @@ int main(int argc, char** argv) {
     check_cluster<8>();
     check_cluster<16>();
     check_barriers();
->>>>>>> 9d20f58 (Compare the twins of ptx.cuh with a GPU, word by word)
   } catch (const simt::Error& error) {
     std::printf("%s\n", error.what());
     return 1;
