@@ -287,8 +287,16 @@ def run_both(
 def of_torch(
     case: Case, rounded: torch.dtype, dtype: torch.dtype, grad: bool = True, device: str = "cpu"
 ) -> dict[str, Tensor]:
-    """torch.nn.LSTM on the case's numbers `rounded` to one dtype and computed in another."""
-    return run(by_torch, problem(case, rounded), dtype, grad=grad, device=device)
+    """torch.nn.LSTM on the case's numbers `rounded` to one dtype and computed in another.
+
+    Where it refuses on a GPU (cuDNN does not know every combination), on the CPU.
+    """
+    try:
+        return run(by_torch, problem(case, rounded), dtype, grad=grad, device=device)
+    except RuntimeError:
+        if device == "cpu":
+            raise
+        return run(by_torch, problem(case, rounded), dtype, grad=grad)
 
 
 def by_torch(

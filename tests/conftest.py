@@ -46,7 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return
     for item in items:
-        if item.get_closest_marker("cuda"):
+        # A variant says for itself, in its own words, why it cannot run.
+        if item.get_closest_marker("gpu") and "variant" not in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.skip(reason="this machine has no CUDA device"))
 
 
@@ -90,8 +91,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for row in variants():
         for device in devices if row.device == "any" else [row.device]:
             chosen.append(Forced(row.name, device))
-    ids = [f"{row.name}@{row.device}" for row in chosen]
-    metafunc.parametrize("variant", chosen, indirect=True, ids=ids)
+    # A test that is marked gpu as a whole is about our kernels there: streams, graphs, memory.
+    if metafunc.definition.get_closest_marker("gpu"):
+        chosen = [row for row in chosen if row.name.startswith("cuda.")]
+    marks = {"cuda": [pytest.mark.gpu], "cpu": []}
+    parameters = [
+        pytest.param(row, id=f"{row.name}@{row.device}", marks=marks[row.device]) for row in chosen
+    ]
+    metafunc.parametrize("variant", parameters, indirect=True)
 
 
 @pytest.fixture

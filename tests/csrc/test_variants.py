@@ -83,12 +83,13 @@ def test_long_memory(variant: Forced, dtype: torch.dtype) -> None:
 def test_an_input_without_features(variant: Forced) -> None:
     """I = 0 leaves the biases and the recurrence; LSTMCell(0, H) is legal."""
     torch.manual_seed(1)
-    w_hh, b_ih, b_hh = torch.randn(24, 6), torch.randn(24), torch.randn(24)
+    shapes = (24, 6), (24,), (24,)
+    w_hh, b_ih, b_hh = (torch.randn(shape).to(variant.device) for shape in shapes)
 
     def cell(features: int) -> Outputs:
-        params = [torch.zeros(24, features), w_hh, b_ih, b_hh]
-        h, c = functional.lstm_cell(torch.zeros(3, features), None, *params)
-        return functional.lstm_cell(torch.zeros(3, features), (h, c), *params)
+        w_ih, x = (torch.zeros(n, features, device=variant.device) for n in (24, 3))
+        h, c = functional.lstm_cell(x, None, w_ih, w_hh, b_ih, b_hh)
+        return functional.lstm_cell(x, (h, c), w_ih, w_hh, b_ih, b_hh)
 
     for name, ours, yard in zip("hc", cell(0), cell(1), strict=True):
         assert_no_worse(name, ours, yard, yard.double())

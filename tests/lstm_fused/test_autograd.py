@@ -40,7 +40,9 @@ TINY = (
 tiny = pytest.mark.parametrize("case", TINY)
 
 
-def function_of_leaves(case: Case) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
+def function_of_leaves(
+    case: Case, device: str = "cpu"
+) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
     """f(x, [h_0, c_0,] *params) = (y, h_n, c_n) of our layer, and its float64 leaves."""
     given = problem(case, torch.float64)
     names = list(given.params)
@@ -52,18 +54,24 @@ def function_of_leaves(case: Case) -> tuple[Callable[..., tuple[Tensor, ...]], l
         return by_layer(case, params, x, hx, case.batch_sizes)
 
     leaves = [given.x, *(given.hx or ()), *given.params.values()]
-    return f, [t.clone().requires_grad_() for t in leaves]
+    return f, [t.to(device, copy=True).requires_grad_() for t in leaves]
+
+
+def skip_cudnn(variant: Forced) -> None:
+    if variant == ("torch.native", "cuda"):
+        pytest.skip("cuDNN has no double backward")
 
 
 @tiny
 def test_gradcheck(variant: Forced, case: Case) -> None:
-    f, leaves = function_of_leaves(case)
+    f, leaves = function_of_leaves(case, variant.device)
     assert gradcheck(f, leaves)
 
 
 @tiny
 def test_gradgradcheck(variant: Forced, case: Case) -> None:
-    f, leaves = function_of_leaves(case)
+    skip_cudnn(variant)
+    f, leaves = function_of_leaves(case, variant.device)
     assert gradgradcheck(f, leaves, fast_mode=True, gen_non_contig_grad_outputs=True)
 
 
@@ -99,8 +107,9 @@ def penalty_of_torch(case: Case, rounded: torch.dtype, dtype: torch.dtype) -> di
     "case", cases.named("prime", "bidirectional", "proj", "ragged_bidirectional", "bare")
 )
 def test_gradient_penalty_is_that_of_torch(variant: Forced, case: Case, dtype: torch.dtype) -> None:
+    skip_cudnn(variant)
     ref, yard = penalty_of_torch(case, dtype, torch.float64), penalty_of_torch(case, dtype, dtype)
-    ours = run(gradient_penalty(by_layer), problem(case, dtype), dtype)
+    ours = run(gradient_penalty(by_layer), problem(case, dtype), dtype, device=variant.device)
     for name in ref:
         assert_no_worse(name, ours[name], yard[name], ref[name])
 
@@ -141,7 +150,7 @@ def assert_same_bits(got: list[Tensor], want: list[Tensor]) -> None:
 
 @tiny
 def test_retained_graph_gives_the_same_bits(variant: Forced, case: Case) -> None:
-    f, leaves = function_of_leaves(case)
+    f, leaves = function_of_leaves(case, variant.device)
     loss = loss_of(f(*leaves))
     first = grads_of(loss, leaves, retain_graph=True)
     second = grads_of(loss, leaves, retain_graph=True)
@@ -151,7 +160,8 @@ def test_retained_graph_gives_the_same_bits(variant: Forced, case: Case) -> None
 
 
 def test_double_backward_then_backward_gives_the_same_bits(variant: Forced) -> None:
-    f, leaves = function_of_leaves(TINY[0])
+    skip_cudnn(variant)
+    f, leaves = function_of_leaves(TINY[0], variant.device)
     loss = loss_of(f(*leaves))
     plain = grads_of(loss, leaves, retain_graph=True)
     with_graph = grads_of(loss, leaves, create_graph=True)
@@ -160,7 +170,7 @@ def test_double_backward_then_backward_gives_the_same_bits(variant: Forced) -> N
 
 
 def test_backward_after_a_freed_graph_is_refused(variant: Forced) -> None:
-    f, leaves = function_of_leaves(TINY[0])
+    f, leaves = function_of_leaves(TINY[0], variant.device)
     loss = loss_of(f(*leaves))
     grads_of(loss, leaves)
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
@@ -171,7 +181,7 @@ def test_backward_after_a_freed_graph_is_refused(variant: Forced) -> None:
 def test_what_backward_reads_changed_in_place_is_noticed_or_harmless(
     variant: Forced, changed: str
 ) -> None:
-    f, leaves = function_of_leaves(TINY[0])
+    f, leaves = function_of_leaves(TINY[0], variant.device)
     y, _, c_n = f(*leaves)
     loss = (y * 2).sum() + c_n.sum()
     want = grads_of(loss, leaves, retain_graph=True)
@@ -188,7 +198,7 @@ def test_what_backward_reads_changed_in_place_is_noticed_or_harmless(
 @pytest.mark.parametrize("wanted", [[0], [1], [2], [3], [4], [5, 6], [0, 4], [1, 2]])
 def test_frozen_leaves(variant: Forced, wanted: list[int]) -> None:
     """Leaves: x, h_0, c_0, weight_ih, weight_hh, bias_ih, bias_hh."""
-    f, leaves = function_of_leaves(TINY[0])
+    f, leaves = function_of_leaves(TINY[0], variant.device)
     want = grads_of(loss_of(f(*leaves)), leaves)
     for i, leaf in enumerate(leaves):
         leaf.requires_grad_(i in wanted)
@@ -201,7 +211,7 @@ def test_frozen_leaves(variant: Forced, wanted: list[int]) -> None:
 @pytest.mark.parametrize("used", [0, 1, 2])
 def test_one_output_used(variant: Forced, used: int) -> None:
     """Backward with undefined gradients of the other outputs."""
-    f, leaves = function_of_leaves(TINY[0])
+    f, leaves = function_of_leaves(TINY[0], variant.device)
     given = problem(TINY[0], torch.float64)
 
     def of_torch(x: Tensor, h0: Tensor, c0: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
@@ -229,7 +239,7 @@ def test_one_tensor_as_two_arguments() -> None:
 
 @tiny
 def test_checkpoint_gives_the_same_bits(variant: Forced, case: Case) -> None:
-    f, leaves = function_of_leaves(case)
+    f, leaves = function_of_leaves(case, variant.device)
     want = grads_of(loss_of(f(*leaves)), leaves)
     for reentrant in (False, True):
         for leaf in leaves:
@@ -240,7 +250,7 @@ def test_checkpoint_gives_the_same_bits(variant: Forced, case: Case) -> None:
 
 @tiny
 def test_saved_tensors_hooks(variant: Forced, case: Case) -> None:
-    f, leaves = function_of_leaves(case)
+    f, leaves = function_of_leaves(case, variant.device)
     want = grads_of(loss_of(f(*leaves)), leaves)
     packed: list[Tensor] = []
 
@@ -259,7 +269,7 @@ def test_saved_tensors_hooks(variant: Forced, case: Case) -> None:
 
 @tiny
 def test_no_grad_and_inference_mode(variant: Forced, case: Case) -> None:
-    f, leaves = function_of_leaves(case)
+    f, leaves = function_of_leaves(case, variant.device)
     want = f(*leaves)
     with torch.no_grad():
         got = f(*leaves)
@@ -274,7 +284,7 @@ def test_no_grad_and_inference_mode(variant: Forced, case: Case) -> None:
 
 def test_inference_tensors_as_input(variant: Forced) -> None:
     """Tensors made in inference mode may be read outside it, but not saved for backward."""
-    f, leaves = function_of_leaves(TINY[0])
+    f, leaves = function_of_leaves(TINY[0], variant.device)
     with torch.inference_mode():
         frozen = [leaf.clone() for leaf in leaves]
     with torch.no_grad():
@@ -282,7 +292,7 @@ def test_inference_tensors_as_input(variant: Forced) -> None:
 
 
 def test_gradients_accumulate_into_grad(variant: Forced) -> None:
-    f, leaves = function_of_leaves(TINY[0])
+    f, leaves = function_of_leaves(TINY[0], variant.device)
     want = grads_of(loss_of(f(*leaves)), leaves)
     for _ in range(2):
         loss_of(f(*leaves)).backward()
@@ -445,13 +455,15 @@ def test_layer_takes_no_state(variant: Forced) -> None:
     """h0 and c0 may be absent one at a time."""
     case = TINY[0]
     given = problem(case, torch.float64)
-    weights = cases.directions(case, given.params)
-    h0, c0 = given.hx
+    x = given.x.to(variant.device)
+    h0, c0 = (t.to(variant.device) for t in given.hx)
+    params = {name: p.to(variant.device) for name, p in given.params.items()}
+    weights = cases.directions(case, params)
     zeros = torch.zeros_like
     for got, want in (
-        (layer(given.x, None, c0, weights), layer(given.x, zeros(h0), c0, weights)),
-        (layer(given.x, h0, None, weights), layer(given.x, h0, zeros(c0), weights)),
-        (layer(given.x, None, None, weights), layer(given.x, zeros(h0), zeros(c0), weights)),
+        (layer(x, None, c0, weights), layer(x, zeros(h0), c0, weights)),
+        (layer(x, h0, None, weights), layer(x, h0, zeros(c0), weights)),
+        (layer(x, None, None, weights), layer(x, zeros(h0), zeros(c0), weights)),
     ):
         for name, a, b in zip(("y", "h_n", "c_n"), got, want, strict=True):
             assert_equal_to(name, a, b)
