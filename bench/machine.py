@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import lstm_fused
-from bench import sass
-from lstm_fused import _load
+from bench import proven, revision, sass
+from lstm_fused import _build, _load
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = 1
@@ -28,19 +28,27 @@ STEAL_LIMIT = 0.08  # CPUs that the hypervisor gave to somebody else
 
 
 def source_hash() -> str:
-    """sha256 over the names and bytes of all sources of the library."""
+    """sha256 over the names and bytes of all sources of the library.
+
+    The list of proven variants counts as empty: it follows from measurements, and writing it must
+    not make them stale.
+    """
     digest = hashlib.sha256()
     for folder in ("csrc", "lstm_fused"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in {".h", ".cpp", ".cu", ".cuh", ".py"}:
                 digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
-                digest.update(path.read_bytes() + b"\0")
+                empty = path == proven.FILE
+                content = proven.text(()).encode() if empty else path.read_bytes()
+                digest.update(content + b"\0")
     return digest.hexdigest()
 
 
 def stamp(device: torch.device, command: str) -> dict[str, Any]:
     """Everything that a time depends on and that a reader would ask for."""
     cuda = device.type == "cuda"
+    sources = source_hash()
+    commit, dirty = revision.find(sources)
     return {
         "schema": SCHEMA,
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -58,11 +66,12 @@ def stamp(device: torch.device, command: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--", "csrc", "lstm_fused", "bench")),
-        "source_hash": source_hash(),
+        "commit": commit,
+        "dirty": dirty,
+        "source_hash": sources,
         "sass_digest": sass_digest() if cuda else None,
         "build": lstm_fused.build_info(),
+        "nvcc": _nvcc() if cuda else None,
         "command": command,
     }
 
@@ -95,12 +104,16 @@ def _output(*command: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _git(*arguments: str) -> str | None:
-    return _output("git", *arguments)
-
-
 def _gpu_query(fields: str) -> str | None:
     return _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
+
+
+def _nvcc() -> str | None:
+    """The version to the build number: another one may make other machine code."""
+    toolkit, _ = _build.find_toolkit()
+    said = _output(toolkit.nvcc, "--version") if toolkit else None
+    found = re.search(r"V(\d+\.\d+\.\d+)", said or "")
+    return found.group(1) if found else None
 
 
 def sass_digest() -> dict[str, str] | None:
