@@ -153,11 +153,15 @@ def _gpu_models() -> list[Case]:
         ("rnnt-prediction", 100, 192, 512, 512, {"L": 2, **half}),
         ("gnmt-encoder0", 50, 128, 1024, 1024, {"bidirectional": True, **half}),
         ("gnmt-decoder", 50, 128, 1024, 1024, {"L": 4, **half}),
+        ("pyannote-default", 589, 32, 60, 128, {"L": 2, "bidirectional": True}),
         ("pyannote-b1", 589, 1, 60, 128, {"L": 4, "bidirectional": True}),
         ("pyannote-b32", 589, 32, 60, 128, {"L": 4, "bidirectional": True}),
         ("encodec-1s", 75, 1, 512, 512, {"L": 2}),
         ("encodec-30s", 2250, 1, 512, 512, {"L": 2}),
+        ("encodec-b16", 75, 16, 512, 512, {"L": 2}),  # training: crops of a second
         ("awd-lstm", 70, 64, 400, 1152, {}),
+        ("awd-lstm-inner", 70, 64, 1152, 1152, {}),
+        ("awd-lstm-last", 70, 64, 1152, 400, {}),
         ("awd-lstm-1150", 70, 64, 400, 1150, {}),  # H % 8 != 0
         ("guitar-amp", 65535, 2, 1, 24, {"L": 3}),  # the most steps that cuDNN takes
     ]
@@ -165,23 +169,43 @@ def _gpu_models() -> list[Case]:
 
 
 def _gpu_grids() -> list[Case]:
-    """haste's grid at one input size, FastLSTM's at one length, flashlstm's over T, fastrnns."""
-    haste = [
-        Case("haste", f"n{B}h{H}", 50, B, 256, H)
-        for B in (1, 16, 32, 64, 128)
-        for H in (128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)
-    ]
-    fast = [
-        Case("fastlstm", f"b{B}h{H}", 256, B, H, H, dtype="float16")
-        for B in (4, 32, 128)
-        for H in (64, 128, 256, 512, 1024, 2048)
-    ]
+    """fastrnns, flashlstm over T, then haste's and FastLSTM's grids, thinned out."""
     flash = [
         Case("flashlstm-t", f"t{T}", T, 32, 1024, 1024, dtype="bfloat16")
         for T in (64, 256, 1024, 2048, 8192)
     ]
-    fastrnns = [Case("fastrnns", "default", 100, 64, 512, 512)]
-    return fastrnns + flash + fast + haste
+    fastrnns = [
+        Case("fastrnns", "default", 100, 64, 512, 512),
+        Case("fastrnns", "layers2", 100, 64, 512, 512, L=2),
+    ]
+    fast = [_fastlstm(256, B, H) for B in (4, 32, 128) for H in (64, 128, 256, 512, 1024, 2048)]
+    return fastrnns + flash + fast + _haste(256)
+
+
+def _gpu_rest_of_grids() -> list[Case]:
+    """What is between and around the points of the thinned grids, the most telling first."""
+    fast = [
+        _fastlstm(T, B, H)
+        for T in (64, 128, 512, 1024)
+        for B in (4, 8, 16, 32, 64, 128)
+        for H in (64, 128, 256, 512, 1024, 2048)
+    ]
+    fast += [_fastlstm(256, B, H) for B in (8, 16, 64) for H in (64, 128, 256, 512, 1024, 2048)]
+    return fast + _haste(64) + _haste(128) + _haste(512)
+
+
+def _fastlstm(T: int, B: int, H: int) -> Case:
+    name = f"b{B}h{H}" if T == 256 else f"t{T}b{B}h{H}"
+    return Case("fastlstm", name, T, B, H, H, dtype="float16")
+
+
+def _haste(I: int) -> list[Case]:
+    """haste's grid at one of its input sizes."""
+    return [
+        Case("haste", f"n{B}h{H}" if I == 256 else f"n{B}c{I}h{H}", 50, B, I, H)
+        for B in (1, 16, 32, 64, 128)
+        for H in (128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)
+    ]
 
 
 def _gpu_ugly() -> list[Case]:
@@ -212,6 +236,7 @@ def gpu() -> list[Case]:
         *both(_gpu_small_h()),
         *both(_gpu_ugly()),
         *both(_gpu_grids()),
+        *both(_gpu_rest_of_grids()),
     ]
 
 
