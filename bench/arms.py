@@ -109,7 +109,8 @@ def _fp32_precision(precision: str) -> Iterator[None]:
         rnn.fp32_precision, matmul.fp32_precision = before
 
 
-def _fp32(precision: str) -> Settings:
+def fp32(precision: str) -> Settings:
+    """Settings of a precision of float32: "ieee" or "tf32"."""
     return lambda: _fp32_precision(precision)
 
 
@@ -143,7 +144,7 @@ def _cuda() -> list[Arm]:
     arms = [Arm("torch", "torch", dtypes=half)]
     for precision in ("tf32", "ieee"):  # tf32 is what torch's RNN does unless told otherwise
         arms.append(
-            Arm(f"torch.{precision}", "torch", _fp32(precision), ("float32",), precision=precision)
+            Arm(f"torch.{precision}", "torch", fp32(precision), ("float32",), precision=precision)
         )
     # cuDNN's fastest dtype beside bf16 and fp32 cases: its persistent kernels are fp16 only.
     arms.append(Arm("torch.fp16", "torch", dtypes=("bfloat16", "float32"), dtype="float16"))

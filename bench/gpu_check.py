@@ -1,268 +1,290 @@
-"""One command for a machine with a GPU: `python -m bench.gpu_check`.
+"""One command for a machine with a GPU: `python -m bench.gpu_check --budget 9m --out FOLDER`.
 
-Builds with CUDA, checks every cuda.* variant against float64 on the CPU by the tolerance rule
-(ieee and tf32 apart), then determinism, a second backward, a stream of its own and a captured
-graph, and at last a few times against cuDNN. Everything goes into one JSON file in bench/results/,
-which is written after every stage; a stage that fails is recorded and the next one still runs.
-
-`--device cpu` walks the same path over the cpu.* variants, without streams and graphs.
+It runs the stages below in order of their value, each in a process of its own with a time limit,
+and rewrites one result file while they run: what fails, hangs or is cut off loses nothing else.
+The machine needs neither network nor git. `--device cpu` walks the same path without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
+import signal
 import sys
-import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-import lstm_fused
-from bench import machine
-from bench.arms import Arm, arms
-from bench.cases import Case, both, suite
-from bench.run import QUICK_ROUNDS, RESULTS, describe, measure, prove, result_path, write
-from bench.work import Work, reference
+from bench import machine, proven, revision
+from bench.gpu import child
+from bench.gpu.report import FAILED, OUT_OF_TIME, SKIPPED
+from bench.run import RESULTS, result_path, write
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
+LEAST_SECONDS = 5.0  # a stage is not begun with less
+MARGIN_SECONDS = 15.0  # between a stage's end and its limit, at most a fifth of its time
 
 
-def check_cases() -> list[Case]:
-    """Shapes that break kernels: smallest, odd, prime, tails, long, wide, every form of a layer."""
-    shapes = [
-        Case("check", "one", 1, 1, 1, 1),
-        Case("check", "odd", 7, 3, 5, 33),
-        Case("check", "prime", 13, 17, 31, 127),
-        Case("check", "tail", 9, 5, 8, 100),
-        Case("check", "square", 20, 16, 64, 64),
-        Case("check", "wide", 12, 16, 64, 1024),
-        Case("check", "long", 1000, 2, 8, 16),
-        Case("check", "stack", 11, 6, 24, 40, L=2, bidirectional=True),
-        Case("check", "proj", 9, 6, 24, 40, proj=16),
-        Case("check", "packed", 19, 7, 12, 36, packed=True),
-        Case("check", "packed-bi", 19, 7, 12, 36, L=2, bidirectional=True, packed=True),
-    ]
-    steps = [Case("check", "step", 1, 4, 96, 96, kind="step")]
-    return [replace(case, dtype=dtype) for dtype in DTYPES for case in both(shapes) + steps]
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    share      the most it may take of the time that is left; the last one takes all
+    needs_gpu  there is nothing to walk through without one
+    """
+
+    name: str
+    about: str
+    share: float
+    needs_gpu: bool = False
+    module: str = ""
+
+    @property
+    def code(self) -> str:
+        return self.module or f"bench.gpu.{self.name}"
 
 
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
-    """Names of the tensors that are not equal bit for bit (NaN equals NaN)."""
-    return [name for name in a if not torch.equal(a[name].nan_to_num(7.0), b[name].nan_to_num(7.0))]
+STAGES = (
+    Stage("build", "stamp of the machine and the sources, build for this GPU", 0.6),
+    Stage("twins", "every probe of ptx.cuh on the GPU and on the CPU, bit by bit", 0.3, True),
+    Stage("tests", "pytest -m gpu: every variant against float64, streams, graphs", 0.7),
+    Stage("sanitizer", "compute-sanitizer's four tools over tiny grids", 0.6, True),
+    Stage("stress", "10000 launches of each variant with equal bits", 0.4),
+    Stage("micro", "microbenchmarks that the kernels' design rests on", 0.4, True),
+    Stage("native", "torch.nn.LSTM over the published suites, and its kernels", 0.4),
+    Stage("sweep", "ours against torch, headline cases first", 0.75),
+    Stage("ncu", "counters of every kernel of four cases", 1.0, True),
+)
+CPU_STAGE = Stage("cpu", "the test suite and bench.run --suite cpu on this CPU", 1.0)
 
 
-def equal_bits(first: dict[str, Tensor], second: dict[str, Tensor], what: str) -> None:
-    different = same(first, second)
-    assert not different, f"{what}: {', '.join(different)} differ"
+def seconds(text: str) -> float:
+    """ "90s", "10m", "1.5h" or plain seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    value = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be a time like 90s, 10m or 1h, got {text!r}")
+    return value
 
 
-def deterministic(work: Work) -> None:
-    """Two runs give the same bits."""
-    equal_bits(work.run(), work.run(), "second run")
+def select(names: str | None, cpu: bool = False) -> list[Stage]:
+    """The stages of a comma-separated list, in the table's order; the first always among them."""
+    table = [*STAGES, CPU_STAGE]
+    known = [stage.name for stage in table]
+    wanted = [name.strip() for name in names.split(",")] if names else []
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"--stages must be of {', '.join(known)}, got {', '.join(unknown)}"
+        )
+    chosen = wanted or [stage.name for stage in STAGES]
+    if cpu:
+        chosen.append(CPU_STAGE.name)
+    return [stage for stage in table if stage.name in chosen or stage is STAGES[0]]
 
 
-def backward_twice(work: Work) -> None:
-    """A second backward through a retained graph gives the same bits."""
-    y, _ = work.module(work.input, work.state)
-    rows = y.data if isinstance(y, torch.nn.utils.rnn.PackedSequence) else y
-    leaves = list(work.leaves.values())
-    first, second = (
-        torch.autograd.grad(rows, leaves, work.seeds["y"], retain_graph=True) for _ in range(2)
-    )
-    names = list(work.leaves)
-    equal_bits(
-        dict(zip(names, first, strict=True)),
-        dict(zip(names, second, strict=True)),
-        "second backward",
-    )
+class Results:
+    """The result file and the log beside it."""
 
+    def __init__(self, folder: Path, device: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.device = folder, device
+        self.stages: list[dict[str, Any]] = []
+        self.path: Path | None = None
+        self._found: dict[str, dict[str, Any]] = {}  # by stage, as its process wrote it
+        self._lines: list[str] = []  # until the log has a name
 
-def own_stream(work: Work) -> None:
-    """Work that is ordered behind a slow kernel on another stream sees that kernel's result."""
-    expected = work.run()
-    good = work.leaves["x"].detach().clone()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream), torch.no_grad():
-        work.leaves["x"].fill_(float("nan"))
-        torch.cuda._sleep(50_000_000)  # some 30 ms
-        work.leaves["x"].copy_(good)
-    with torch.cuda.stream(stream):
-        got = work.run()
-    stream.synchronize()
-    equal_bits(expected, got, "on a stream of its own")
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+        if self.path is None:
+            self._lines.append(line)
+        else:
+            with self.path.with_suffix(".log").open("a", encoding="utf-8") as log:
+                log.write("".join(f"{each}\n" for each in [*self._lines, line]))
+            self._lines = []
 
+    def take(self, stage: str, found: dict[str, Any]) -> None:
+        """Keep what a stage has so far."""
+        self._found[stage] = found
+        self.save()
 
-def captured(work: Work) -> None:
-    """A captured graph, replayed with another input, gives what eager gives on that input."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            work.run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        replayed = work.run()
-    with torch.no_grad():
-        work.leaves["x"].mul_(-0.5)
-    graph.replay()
-    torch.cuda.synchronize()
-    got = {name: tensor.clone() for name, tensor in replayed.items()}
-    equal_bits(work.run(), got, "replayed graph")
+    @property
+    def stamp(self) -> dict[str, Any]:
+        known = [found["stamp"] for found in self._found.values() if found.get("stamp")]
+        return known[0] if known else unknown_machine()
 
-
-class Report:
-    """The result file and what the terminal shows."""
-
-    def __init__(self, path: Path, stamp: dict[str, Any]) -> None:
-        self.path = path
-        self.stamp = stamp
-        self.rows: list[dict[str, Any]] = []
-        self.checks: list[dict[str, str]] = []
-
-    def stage(self, title: str) -> None:
-        print(f"\n{title}", flush=True)
-
-    def add(self, row: dict[str, Any], shown: bool) -> None:
-        self.rows.append(row)
-        if shown:
-            print(describe(row), flush=True)
-
-    def check(self, name: str, arm: str, case: str, run: Callable[[], None]) -> None:
-        """Run one check; what it raises is the result, with the place where it was raised."""
-        result = "ok"
-        try:
-            run()
-        except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            result = f"failed: {error} ({Path(place.filename).name}:{place.lineno})"
-        self.checks.append({"check": name, "arm": arm, "case": case, "result": result})
-        if result != "ok":
-            print(f"{name:<16} {arm:<18} {case}: {result}", flush=True)
-
-    def save(self) -> None:
-        write(self.path, self.stamp, self.rows, checks=self.checks)
+    @property
+    def checks(self) -> list[dict[str, Any]]:
+        return [
+            {"stage": stage, **check}
+            for stage, found in self._found.items()
+            for check in found["checks"]
+        ]
 
     @property
     def failures(self) -> int:
-        wrong = sum(row["status"] == "failed" for row in self.rows)
-        return wrong + sum(check["result"] != "ok" for check in self.checks)
+        """Wrong checks, and stages that went wrong otherwise."""
+        wrong = [check for check in self.checks if check["result"] != "ok"]
+        explained = {check["stage"] for check in wrong}
+        failed = {stage["name"] for stage in self.stages if stage["result"] == FAILED}
+        return len(wrong) + len(failed - explained)
+
+    def save(self) -> None:
+        stamp = self.stamp
+        if self.path is None:
+            if not self.stages:  # the first stage runs: the name of the device is still to come
+                return
+            self.path = result_path(self.folder, f"check-{self.device}", stamp)
+        rows = [row for found in self._found.values() for row in found["rows"]]
+        details = {stage: found["details"] for stage, found in self._found.items()}
+        write(self.path, stamp, rows, checks=self.checks, stages=self.stages, details=details)
 
 
-def correctness(report: Report, candidates: Sequence[Arm], device: torch.device) -> None:
-    """Every arm on every case that it takes; only what is not right is printed."""
-    from tqdm import tqdm
-
-    for case in tqdm(check_cases(), desc="correctness", unit="case"):
-        ref = reference(case, torch.device("cpu"))
-        threads = torch.get_num_threads()
-        try:
-            rows, runners = prove(case, candidates, device, threads, ref)
-        except (RuntimeError, LookupError) as error:
-            report.checks.append(
-                {
-                    "check": "correctness",
-                    "arm": "all",
-                    "case": case.id,
-                    "result": f"failed: {error}",
-                }
-            )
-            continue
-        for runner in runners.values():
-            runner.close()
-        for row in rows:
-            ours = row["family"] == "ours"
-            # torch itself cannot run everything (cuDNN and float16 with projections, ...).
-            report.add(row, shown=ours and row["status"] != "ok" and "error" in row)
-    ok = [row for row in report.rows if row["family"] == "ours" and row["status"] == "ok"]
-    worst = max(ok, key=lambda row: row["error"]["ratio"], default=None)
-    print(f"{len(ok)} right", end="")
-    if worst is not None:
-        at = f"{worst['arm']}, {worst['case']['id']}, {worst['error']['worst']}"
-        print(f"; the worst has {worst['error']['ratio']:.2f} of the allowed error ({at})")
-    refused = [row for row in report.rows if row["family"] == "ours" and row["status"] == "refused"]
-    for text in sorted({f"  {row['arm']}: {row['reason']}" for row in refused}):
-        print(f"{text}")
+def unknown_machine() -> dict[str, Any]:
+    """The stamp where the first stage could not make one."""
+    sources = machine.source_hash()
+    commit, dirty = revision.find(sources)
+    nothing = dict.fromkeys(("capability", "driver", "clocks", "cuda", "cudnn", "sass_digest"))
+    known = {"schema": machine.SCHEMA, "utc": datetime.now(UTC).isoformat(timespec="seconds")}
+    more = {"device": "unknown", "torch": "unknown", "cpu": machine.cpu_model()}
+    return known | more | nothing | {"commit": commit, "dirty": dirty, "source_hash": sources}
 
 
-def behaviour(report: Report, candidates: Sequence[Arm], device: torch.device) -> None:
-    """Determinism, second backward and, on a GPU, streams and graphs, for each of our arms."""
-    checks = {"deterministic": deterministic, "backward_twice": backward_twice}
-    if device.type == "cuda":
-        checks |= {"own_stream": own_stream, "captured": captured}
-    cases = [case for case in check_cases() if case.kind == "training"]
-    cases = [case for case in cases if case.name in {"odd", "square", "stack", "packed"}]
-    for arm in candidates:
-        for case in cases:
-            if arm.family != "ours" or arm.why_not(case) is not None:
-                continue
-            for name, check in checks.items():
-
-                def run(arm: Arm = arm, case: Case = case, check: Any = check) -> None:
-                    with arm.settings():
-                        check(Work(case, lstm_fused.LSTM, arm.judged_in(case), device))
-
-                report.check(name, arm.name, case.id, run)
-    counts = {
-        name: sum(c["check"] == name and c["result"] == "ok" for c in report.checks)
-        for name in checks
-    }
-    print(", ".join(f"{name}: {count} ok" for name, count in counts.items()))
+def run_stage(stage: Stage, results: Results, limit: float, options: dict[str, Any]) -> None:
+    """Run one stage to its end or to its limit, and keep what it has found."""
+    row: dict[str, Any] = {"name": stage.name, "result": SKIPPED, "reason": None, "seconds": 0.0}
+    results.say(f"\n== {stage.name}: {stage.about} (at most {limit:.0f} s)")
+    if stage.needs_gpu and results.device == "cpu":
+        row["reason"] = "it needs a GPU"
+    elif find_spec(stage.code) is None:
+        row["reason"] = f"not there: {stage.code}"
+    elif limit < LEAST_SECONDS:
+        row |= {"result": OUT_OF_TIME, "reason": "no time was left"}
+    else:
+        row |= run_process(stage, results, limit, options)
+    results.stages.append(row)
+    results.say(f"-- {stage.name}: {row['result']}, {row['seconds']:.0f} s {row['reason'] or ''}")
+    results.save()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def run_process(
+    stage: Stage, results: Results, limit: float, options: dict[str, Any]
+) -> dict[str, Any]:
+    """The stage's process: result, reason and seconds."""
+    # Kernels are of no use where they were left out because torch and nvcc disagree: be told.
+    env = {"LSTM_FUSED_BUILD": "cuda"} if results.device == "cuda" else {}
+    end = time.time() + limit - min(MARGIN_SECONDS, limit / 5)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{stage.name}.json"
+        seen = 0.0
+
+        def poll() -> None:
+            nonlocal seen
+            if file.exists() and file.stat().st_mtime != seen:
+                seen = file.stat().st_mtime
+                results.take(stage.name, json.loads(file.read_text()))
+
+        command = [sys.executable, "-m", "bench.gpu", stage.code, str(file), results.device]
+        command += [str(end), json.dumps(options)]
+        ended = child.run(
+            command, limit, say=results.say, poll=poll, env={**env, **os.environ}, group=True
+        )
+        found = json.loads(file.read_text()) if file.exists() else {}
+    row = {"result": found.get("result", FAILED), "reason": found.get("reason")}
+    if ended.code is None:
+        row = {"result": FAILED, "reason": f"hung: killed at its limit, after {ended.last!r}"}
+    elif ended.code != 0:
+        row = {"result": FAILED, "reason": ended.last}
+    return {**row, "seconds": round(ended.seconds, 1)}
+
+
+def run_stages(
+    stages: Sequence[Stage], results: Results, budget: float, options: dict[str, Any]
+) -> None:
+    end = time.monotonic() + budget
+    for stage in stages:
+        left = end - time.monotonic()
+        limit = left if stage is stages[-1] else left * stage.share
+        run_stage(stage, results, limit, options)
+
+
+def prove(folder: Path, check_only: bool) -> int:
+    """Write the list of proven variants, or say whether it is what it should be."""
+    names, why_kept = proven.generate(folder, machine.sass_digest())
+    if why_kept:
+        print(f"lstm_fused/_proven.py is kept: {why_kept}")
+    right = proven.FILE.read_text(encoding="utf-8") == proven.text(names)
+    if not right and not check_only:
+        proven.FILE.write_text(proven.text(names), encoding="utf-8")
+    print(f"proven: {', '.join(names) or 'none'}{'' if right else ', the file said otherwise'}")
+    return 0 if right or not check_only else 1
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench.gpu_check", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result file")
-    parser.add_argument("--no-times", action="store_true", help="leave the timings out")
+    add = parser.add_argument
+    add("--budget", type=seconds, default=540.0, help="90s, 10m, 1h; 9m if not given")
+    add("--stages", help="of --list, with commas between; the first is always run")
+    add("--cpu", action="store_true", help="at last, the CPU tests and CPU benchmarks as well")
+    add("--device", choices=["cuda", "cpu"], default="cuda")
+    add("--filter", default="", help="native, sweep: cases whose id contains this")
+    add("--tests", default="", help="tests: an expression for pytest -k")
+    add("--out", type=Path, default=RESULTS, help="folder of the result file and its log")
+    add("--list", action="store_true", help="print the stages and stop")
+    add("--write-revision", action="store_true", help="write revision.json and stop: see NOTES.md")
+    add("--prove", action="store_true", help="write lstm_fused/_proven.py from --out and stop")
+    add("--check", action="store_true", help="with --prove: write nothing, exit 1 if it differs")
     args = parser.parse_args(argv)
+    try:
+        args.stages = select(args.stages, args.cpu)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    if args.list:
+        for stage in (*STAGES, CPU_STAGE):
+            there = "" if find_spec(stage.code) else f" (not there: {stage.code})"
+            print(f"{stage.name:<10} {stage.about}{there}")
+        return 0
+    if args.write_revision:
+        print(revision.write(machine.source_hash()))
+        return 0
+    if args.prove:
+        return prove(args.out, args.check)
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error(
-            "torch finds no CUDA device here; --device cpu walks the same path without one"
+        print("torch finds no CUDA device here; --device cpu walks the same path without one")
+        return 2
+    arguments = sys.argv[1:] if argv is None else argv
+    options = {
+        "filter": args.filter,
+        "tests": args.tests,
+        "out": str(args.out.resolve()),
+        "command": " ".join(["python -m bench.gpu_check", *arguments]),
+    }
+    # As an exception, so that the stage that runs ends with this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
+    results = Results(args.out, args.device)
+    run_stages(args.stages, results, args.budget, options)
+    results.say("")
+    for row in results.stages:
+        results.say(
+            f"{row['name']:<10} {row['result']:<12} {row['seconds']:5.0f} s  {row['reason'] or ''}"
         )
-    device = torch.device(args.device)
-    if device.type == "cuda":
-        os.environ.setdefault("LSTM_FUSED_BUILD", "cuda")
-
-    # The first question for the variants is what builds the kernels.
-    kernels = [row for row in lstm_fused.variants() if row.device == device.type]
-    stamp = machine.stamp(device, " ".join(["python -m bench.gpu_check", *(argv or sys.argv[1:])]))
-    for key in ("device", "capability", "driver", "clocks", "torch", "cuda", "cudnn", "commit"):
-        print(f"{key:<12}{stamp[key]}")
-    for kernel in kernels:
-        print(f"{kernel.name:<12}{kernel.why_not or 'available'}")
-    if not any(kernel.available for kernel in kernels):
-        print(
-            f"no {device.type} variant can run here, so there is nothing to check", file=sys.stderr
-        )
-        return 1
-
-    args.out.mkdir(parents=True, exist_ok=True)
-    report = Report(result_path(args.out, f"check-{device.type}", stamp), stamp)
-    candidates = arms(device)
-    report.stage("correctness, against float64 on the CPU")
-    correctness(report, candidates, device)
-    report.save()
-    report.stage("behaviour")
-    behaviour(report, candidates, device)
-    report.save()
-    if not args.no_times:
-        report.stage("times")
-        for case in suite("gpu" if device.type == "cuda" else "cpu", quick=True):
-            threads = torch.get_num_threads()
-            for row in measure(case, candidates, device, threads, QUICK_ROUNDS):
-                report.add(row, shown=row["status"] != "refused")
-            report.save()
-    print(f"\n{report.failures} failures: {report.path}")
-    return 1 if report.failures else 0
+    results.say(f"{results.failures} failures: {results.path}")
+    return 1 if results.failures else 0
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench import arms as bench_arms
-from bench import gpu_check, machine, plot, results, run, saved_bytes, timing, work
+from bench import machine, plot, results, run, saved_bytes, timing, work
 from bench.cases import QUICK, SUITES, Case, suite
 from bench.check import judge
 
@@ -317,50 +317,13 @@ def test_we_keep_no_more_for_backward_than_torch(
     assert 0 < ours <= theirs
 
 
-def test_gpu_check_walks_its_path_on_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cases = [replace(TINY, group="check", name="odd", kind="training")]
-    monkeypatch.setattr(gpu_check, "check_cases", lambda: cases)
-    code = gpu_check.main(["--device", "cpu", "--out", str(tmp_path), "--no-times"])
-    said = capsys.readouterr()
-    assert code == 0, said.out
-    (path,) = tmp_path.glob("check-cpu-*.json")
-    checks = json.loads(path.read_text())["checks"]
-    assert {check["check"] for check in checks} == {"deterministic", "backward_twice"}
-    assert {check["result"] for check in checks} == {"ok"}
-
-
-def test_gpu_check_goes_on_after_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(
-        gpu_check, "check_cases", lambda: [replace(TINY, name="odd", kind="training")]
-    )
-
-    def never(work: work.Work) -> None:
-        raise AssertionError("as planned")
-
-    monkeypatch.setattr(gpu_check, "deterministic", never)
-    assert gpu_check.main(["--device", "cpu", "--out", str(tmp_path), "--no-times"]) == 1
-    (path,) = tmp_path.glob("*.json")
-    checks = json.loads(path.read_text())["checks"]
-    found = {check["check"]: check["result"] for check in checks}
-    assert found["backward_twice"] == "ok"
-    assert found["deterministic"].startswith("failed: as planned (test_bench.py:")
-    assert "as planned" in capsys.readouterr().out
-
-
 def test_gpu_needs_a_gpu(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for main, argv in ((run.main, ["--suite", "gpu"]), (gpu_check.main, [])):
-        with pytest.raises(SystemExit):
-            main(argv)
-        assert "torch finds no" in capsys.readouterr().err.replace(
-            "torch finds none", "torch finds no"
-        )
+    with pytest.raises(SystemExit):
+        run.main(["--suite", "gpu"])
+    assert "torch finds none" in capsys.readouterr().err
 
 
 def test_a_case_without_a_reference_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

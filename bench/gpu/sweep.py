@@ -1,0 +1,37 @@
+"""Stage 7: ours against torch's, as bench.run measures it, headline cases first."""
+
+from __future__ import annotations
+
+import torch
+
+from bench.arms import arms
+from bench.cases import suite
+from bench.gpu import build
+from bench.gpu.report import Report
+from bench.run import QUICK_ROUNDS, describe, measure
+
+
+def run(report: Report) -> None:
+    if not build.runnable(report):
+        return
+    device, containing = torch.device(report.device), report.options["filter"]
+    on_gpu = report.device == "cuda"
+    cases = suite("gpu" if on_gpu else "cpu", quick=not on_gpu, containing=containing)
+    candidates = arms(device)
+    variant = {arm.name: arm.variant for arm in candidates}
+    right: dict[str, bool] = {}
+    for case in report.in_time(cases):
+        for row in measure(case, candidates, device, torch.get_num_threads(), QUICK_ROUNDS):
+            report.rows.append(row)
+            if row["status"] != "refused":
+                report.say(describe(row))
+            name = variant.get(row["arm"])
+            if name and row["status"] == "failed":
+                report.check("sweep", row["reason"], variant=name, case=case.id)
+            if name and row["status"] != "refused":
+                right[name] = right.get(name, True) and row["status"] == "ok"
+        if on_gpu:
+            torch.cuda.empty_cache()
+    for name, is_right in right.items():
+        if is_right:
+            report.check("sweep", None, variant=name)

@@ -1,0 +1,104 @@
+"""Stage 3: the tests that need a GPU, `pytest -m gpu`, every variant against float64."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bench.gpu import build, child
+from bench.gpu.report import Report
+
+MOST_FAILURES = 50  # a broken kernel breaks thousands of tests
+PROCESSES = 8  # on one GPU; the references are computed by the CPU
+HANGING_SECONDS = 120  # after which a test says where it is
+
+
+def command(report: Report, lines: Path) -> list[str]:
+    found = [sys.executable, "-m", "pytest", "-q", "-p", "bench.gpu.pytest_lines"]
+    found += ["--result-lines", str(lines), f"--maxfail={MOST_FAILURES}", "--tb=short"]
+    found += ["-o", f"faulthandler_timeout={HANGING_SECONDS}"]
+    if report.device == "cuda":
+        found += ["-n", str(min(PROCESSES, os.cpu_count() or 1)), "--dist", "worksteal"]
+        found += ["-m", "gpu", "tests/csrc", "tests/lstm_fused"]
+    else:
+        found += ["-n", "0", "-m", "not gpu and not slow", "tests/csrc/test_variants.py"]
+    if report.options["tests"]:
+        found += ["-k", report.options["tests"]]
+    return found
+
+
+def variant_of(test: str) -> str:
+    """The variant that a test forces, by its id, or ""."""
+    found = re.search(r"\[(?:[^\]]*-)?([a-z]+\.\w+)@(?:cpu|cuda)\b", test)
+    return found.group(1) if found else ""
+
+
+def summarize(lines: Iterable[str]) -> dict[str, Any]:
+    """Counts by variant, the failures, why tests were skipped, and what never ended."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    skips: Counter[str] = Counter()
+    failures: list[dict[str, str]] = []
+    running: dict[str, None] = {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a run that was killed
+            continue
+        test, outcome = row["test"], row["outcome"]
+        if outcome == "started":
+            running[test] = None
+            continue
+        running.pop(test, None)
+        counts[variant_of(test)][outcome] += 1
+        if outcome == "failed":
+            failures.append({"test": test, "why": row["why"]})
+        if outcome == "skipped":
+            skips[row["why"]] += 1
+    return {
+        "counts": {name: dict(found) for name, found in sorted(counts.items())},
+        "failures": failures[:MOST_FAILURES],
+        "skips": dict(skips.most_common(20)),
+        "running": list(running)[:20],
+    }
+
+
+def verdicts(report: Report, found: dict[str, Any], complete: bool) -> None:
+    """A check per variant; only tests that came to their end say that a variant is right."""
+    for name, counts in found["counts"].items():
+        failed = counts.get("failed", 0)
+        if failed:
+            total = sum(counts.values())
+            report.check("tests", f"{failed} of {total} tests failed", variant=name)
+        elif complete and counts.get("passed", 0):
+            report.check("tests", None, variant=name)
+
+
+def run(report: Report) -> None:
+    if not build.runnable(report):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        lines = Path(folder) / "lines"
+
+        def read() -> dict[str, Any]:
+            return summarize(lines.read_text().splitlines()) if lines.exists() else summarize([])
+
+        def poll() -> None:
+            report.details = read()
+            report.save()
+
+        ended = child.run(command(report, lines), report.left(), say=report.say, poll=poll)
+        report.details = {**read(), "exit": ended.code}
+    # pytest: 0 all passed, 1 some failed, and more if it could not do its work.
+    verdicts(report, report.details, complete=ended.code in (0, 1))
+    if ended.code is None:
+        where = ", ".join(report.details["running"][:3]) or "none was running"
+        report.cut(f"stopped after {ended.seconds:.0f} s, in: {where}")
+    elif ended.code not in (0, 1):
+        report.fail(f"pytest ended with {ended.code}: {ended.last}")

@@ -1,0 +1,480 @@
+"""The driver: budget, stages that fail, hang or are missing, its files; and the stages' parts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import gpu_check, machine, proven, results, revision
+from bench.gpu import child, native, ncu, sanitizer, stress, tests, tiny
+from bench.gpu.report import Report
+from bench.gpu_check import Stage
+from bench.run import RESULTS
+from lstm_fused import dispatch
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_FILES = 8  # that come back from the machine with the GPU
+
+OPTIONS = {"filter": "", "tests": "", "out": "", "command": "test"}
+FAKES = {
+    "fake_stamp": """
+        report.stamp = {"device": "Some GPU", "utc": "2026-01-02T03:04:05", "commit": "abcdef0123"}
+    """,
+    "fake_good": """
+        report.rows.append({"status": "ok"})
+        report.check("good", None, variant="cuda.step")
+    """,
+    "fake_wrong": """
+        report.check("wrong", "3 tests failed", variant="cuda.step")
+    """,
+    "fake_raises": """
+        report.put("before", 1)
+        raise ValueError("as planned")
+    """,
+    "fake_hangs": """
+        import time
+        report.put("before", 2)
+        time.sleep(60)
+    """,
+    "fake_slow": """
+        import time
+        for number in report.in_time(range(1000)):
+            report.details["last"] = number
+            time.sleep(0.05)
+    """,
+}
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stages of a few lines, importable here and in the stages' processes."""
+    folder = tmp_path / "fakes"
+    folder.mkdir()
+    for name, body in FAKES.items():
+        (folder / f"{name}.py").write_text(f"def run(report):{body}")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setattr(gpu_check, "LEAST_SECONDS", 0.0)
+    return tmp_path / "out"
+
+
+def go(folder: Path, *names: str, budget: float = 60.0, share: float = 0.5) -> dict[str, Any]:
+    """Run fake stages after the one that stamps; the result file, with its Results."""
+    stages = [Stage(name, name, share, module=name) for name in ("fake_stamp", *names)]
+    found = gpu_check.Results(folder, "cuda")
+    gpu_check.run_stages(stages, found, budget, OPTIONS)
+    (path,) = folder.glob("*.json")
+    return json.loads(path.read_text()) | {"failures": found.failures}
+
+
+def outcomes(content: dict[str, Any]) -> dict[str, str]:
+    return {stage["name"]: stage["result"] for stage in content["stages"]}
+
+
+# Flags
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("45", 45), (" 2m ", 120)]
+)
+def test_budget(text: str, value: float) -> None:
+    assert gpu_check.seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "m", "0s", "-3m", "ten", "10 m", "5d"])
+def test_no_budget(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="like 90s, 10m"):
+        gpu_check.seconds(text)
+
+
+def test_stages_are_chosen_in_order_of_value() -> None:
+    def names(*args: Any) -> list[str]:
+        return [stage.name for stage in gpu_check.select(*args)]
+
+    assert names("sweep, tests") == ["build", "tests", "sweep"]
+    assert names(None) == [stage.name for stage in gpu_check.STAGES]
+    assert names(None, True)[-1] == "cpu" and "cpu" not in names(None)
+    assert names("tests", True) == ["build", "tests", "cpu"]
+    with pytest.raises(argparse.ArgumentTypeError, match="got quick, slow"):
+        gpu_check.select("quick,tests,slow")
+
+
+def test_the_list_names_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main(["--list"]) == 0
+    said = capsys.readouterr().out
+    assert all(stage.name in said for stage in gpu_check.STAGES)
+
+
+def test_it_needs_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_check.main([]) == 2
+    assert "torch finds no CUDA device" in capsys.readouterr().out
+
+
+# Stages
+
+
+def test_a_failing_stage_loses_neither_the_earlier_nor_the_later_ones(fakes: Path) -> None:
+    content = go(fakes, "fake_good", "fake_raises", "fake_wrong", "fake_absent")
+    assert outcomes(content) == {
+        "fake_stamp": "ok",
+        "fake_good": "ok",
+        "fake_raises": "failed",
+        "fake_wrong": "failed",
+        "fake_absent": "skipped",
+    }
+    reasons = {stage["name"]: stage["reason"] for stage in content["stages"]}
+    assert reasons["fake_raises"] == "ValueError: as planned"
+    assert reasons["fake_absent"] == "not there: fake_absent"
+    assert content["details"]["fake_raises"] == {"before": 1}
+    assert content["rows"] == [{"status": "ok"}]
+    assert [check["check"] for check in content["checks"]] == ["good", "wrong"]
+    assert content["failures"] == 2
+    log = next(fakes.glob("*.log")).read_text()
+    assert "as planned" in log and "3 tests failed" in log
+    assert next(fakes.glob("*.json")).name == "check-cuda-some-gpu-2026-01-02-abcdef01.json"
+
+
+def test_a_hanging_stage_is_killed_and_what_it_had_is_kept(fakes: Path) -> None:
+    content = go(fakes, "fake_good", "fake_hangs", budget=6.0)
+    stages = {stage["name"]: stage for stage in content["stages"]}
+    assert stages["fake_hangs"]["result"] == "failed"
+    assert stages["fake_hangs"]["reason"].startswith("hung: killed at its limit")
+    assert stages["fake_hangs"]["seconds"] < 15
+    assert content["details"]["fake_hangs"] == {"before": 2}
+    assert content["rows"] == [{"status": "ok"}]
+
+
+def test_a_stage_that_runs_out_of_time_ends_by_itself(fakes: Path) -> None:
+    content = go(fakes, "fake_slow", "fake_good", budget=8.0, share=0.4)
+    stages = {stage["name"]: stage for stage in content["stages"]}
+    assert stages["fake_slow"]["result"] == "out of time"
+    assert "of 1000 cases done" in stages["fake_slow"]["reason"]
+    assert content["details"]["fake_slow"]["last"] > 0
+    assert stages["fake_good"]["result"] == "ok"
+    assert content["failures"] == 0
+
+
+def test_without_time_a_stage_is_not_begun(fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "LEAST_SECONDS", 30.0)
+    content = go(fakes, "fake_good", budget=20.0)
+    assert set(outcomes(content).values()) == {"out of time"}
+    assert content["stamp"]["device"] == "unknown"
+
+
+def test_a_failure_is_not_made_up_for(tmp_path: Path) -> None:
+    report = Report(tmp_path / "x.json", "cpu", 0.0, OPTIONS)
+    report.check("wrong", "as planned")
+    assert list(report.in_time([1, 2])) == []
+    report.skip("no tool")
+    assert report.result == "failed"
+
+
+def test_a_command_is_ended_at_its_limit() -> None:
+    ended = child.run([sys.executable, "-c", "print('begun'); import time; time.sleep(60)"], 1.0)
+    assert ended.code is None and ended.lines == ["begun"] and ended.seconds < 10
+
+
+@pytest.mark.slow
+def test_the_whole_path_on_a_cpu(tmp_path: Path) -> None:
+    """Every stage that needs no GPU, as one runs it, over one case and one test of each variant."""
+    command = [sys.executable, "-m", "bench.gpu_check", "--device", "cpu", "--budget", "5m"]
+    command += ["--filter", "cpu-dense/keras/float32/forward", "--out", str(tmp_path)]
+    command += ["--tests", "test_same_bits and prime and float16 and cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = sorted(path.suffix for path in tmp_path.iterdir())
+    assert files == [".json", ".log"] and len(files) <= MOST_FILES
+    (path,) = tmp_path.glob("check-cpu-*.json")
+    content = json.loads(path.read_text())
+    ran = {stage["name"] for stage in content["stages"] if stage["result"] == "ok"}
+    assert ran == {"build", "tests", "stress", "native", "sweep"}
+    assert {stage["result"] for stage in content["stages"]} == {"ok", "skipped"}
+    available = {row.name for row in dispatch.variants() if row.device == "cpu" and row.available}
+    for name in ("tests", "stress", "sweep"):
+        right = {check["variant"] for check in content["checks"] if check["check"] == name}
+        assert right - {"torch.native", "torch.composite"} == available
+    assert all(row["seconds"]["median"] > 0 for row in content["details"]["native"]["rows"])
+    assert results.read([path]), "bench.plot reads the rows of the sweep"
+    assert proven.right(content) == []
+
+
+# Parts of the stages
+
+
+def test_only_what_needs_a_gpu_is_marked_so() -> None:
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "--collect-only", "-m", "gpu"]
+    folders = ["tests/csrc", "tests/lstm_fused"]
+    done = subprocess.run(
+        [*command, *folders], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    ids = [line for line in done.stdout.splitlines() if "::" in line]
+    assert len(ids) > 500, done.stdout + done.stderr
+    assert {tests.variant_of(line) for line in ids} >= {
+        row.name for row in dispatch.variants() if row.device == "cuda"
+    }
+    assert all("@cuda" in line for line in ids)
+
+
+def test_results_of_tests_are_counted_by_variant(tmp_path: Path) -> None:
+    def line(test: str, outcome: str, why: str = "") -> str:
+        return json.dumps({"test": test, "outcome": outcome, "why": why})
+
+    one, two = "t.py::test_a[one-float32-cuda.step@cuda]", "t.py::test_b[cuda.grid@cuda-2]"
+    lines = [line(one, "started"), line(two, "started"), line(one, "passed")]
+    lines += [line(two, "failed", "assert 1 == 2"), line("t.py::test_c", "skipped", "no GPU")]
+    lines += [line("t.py::test_d[cuda.step@cuda]", "started"), '{"test": "cut o']
+    found = tests.summarize(lines)
+    counts = {"": {"skipped": 1}, "cuda.grid": {"failed": 1}, "cuda.step": {"passed": 1}}
+    assert found["counts"] == counts
+    assert found["failures"] == [{"test": two, "why": "assert 1 == 2"}]
+    assert found["running"] == ["t.py::test_d[cuda.step@cuda]"]
+
+    def checks(complete: bool) -> dict[str, str]:
+        report = Report(tmp_path / "x.json", "cuda", 0.0, OPTIONS)
+        tests.verdicts(report, found, complete)
+        return {check["variant"]: check["result"] for check in report.checks}
+
+    assert checks(True) == {"cuda.grid": "failed: 1 of 1 tests failed", "cuda.step": "ok"}
+    assert set(checks(False)) == {"cuda.grid"}, "tests that were cut off prove nothing"
+
+
+def test_the_sanitizer_blames_a_variant_for_its_own_kernels_only() -> None:
+    ours = "=========     at void lf::cuda::gates_forward<float>(...)+0x40"
+    theirs = "=========     at void cutlass::Kernel<...>(...)+0x10"
+    head = "========= Invalid __global__ read of size 4 bytes"
+
+    def judge(code: int | None, *lines: str) -> sanitizer.Verdict:
+        return sanitizer.judge(child.Ended(code, 1.0, ["torch says", *lines]))
+
+    assert judge(0).wrong is None
+    wrong = judge(9, head, ours)
+    assert wrong.wrong and "gates_forward" in wrong.wrong and wrong.complaint == [head, ours]
+    assert judge(9, head, theirs) == (None, [head, theirs], False, False)
+    launched_by_us = "=========     Host Frame: lf::forward(...) [0x1] in _C.so"
+    assert judge(9, head, theirs, launched_by_us).wrong is None
+    assert judge(None).cut and judge(1, "Error: Device not supported").refused
+    assert "ended with 1" in str(judge(1, "Segmentation fault").wrong)
+    assert len(judge(9, *[ours] * 100).complaint) == sanitizer.KEPT_LINES
+
+
+def test_a_changed_bit_is_noticed(tmp_path: Path) -> None:
+    calls = iter(range(1000))
+
+    def run() -> dict[str, torch.Tensor]:
+        y = torch.ones(3, 4)
+        y[2, 1] = float("nan")  # equal to itself here
+        if next(calls) == 70:
+            y[0, 0] += 2.0**-23
+        return {"y": y}
+
+    report = Report(tmp_path / "x.json", "cpu", 1e12, OPTIONS)
+    found = stress.repeat(run, 60, lambda: None, report)
+    assert (found.done, found.wrong) == (60, None)
+    found = stress.repeat(run, 60, lambda: None, report)
+    assert found.wrong == "1 elements of y changed within 51 launches"
+
+
+def test_every_variant_that_runs_here_takes_the_tiny_cases() -> None:
+    cpu = torch.device("cpu")
+    for row in dispatch.variants():
+        if row.device == "cpu" and row.available:
+            assert tiny.run_tiny(row.name, cpu) == len(tiny.TINY) * len(tiny.DTYPES)
+    assert tiny.run_profiled("torch", tiny.PROFILED["step"], cpu) == 1
+
+
+def test_counters_are_read_from_csv() -> None:
+    lines = [
+        "==PROF== Connected to process 7",
+        '"ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value"',
+        '"0","void a<int, 2>(P)","Command line","dram__bytes.sum","byte","1,024"',
+        '"0","void a<int, 2>(P)","Command line","launch__grid_size","","8"',
+        '"1","b","Command line","dram__bytes.sum","byte","n/a"',
+    ]
+    assert ncu.parse(lines) == [
+        {
+            "kernel": "void a<int, 2>(P)",
+            "dram__bytes.sum": 1024.0,
+            "dram__bytes.sum unit": "byte",
+            "launch__grid_size": 8.0,
+        },
+        {"kernel": "b", "dram__bytes.sum": "n/a", "dram__bytes.sum unit": "byte"},
+    ]
+    assert ncu.parse(["==ERROR== no permission"]) == []
+
+
+def test_torch_is_measured_on_each_shape_once_headline_first() -> None:
+    found = native.cases("cuda", "")
+    assert [case.id for case in found[:2]] == [
+        "flashrnn-b/t1024b16h768/bfloat16/forward",
+        "flashrnn-b/t1024b16h768/bfloat16/training",
+    ]
+    shapes = [(c.T, c.B, c.I, c.H, c.L, c.bidirectional, c.proj, c.kind) for c in found]
+    assert len(set(shapes)) == len(shapes)
+    assert [mode.name for mode in native.MODES["cuda"]] == [
+        "fp16",
+        "bf16",
+        "fp32-tf32",
+        "fp32-ieee",
+    ]
+
+
+# Where git is not
+
+
+def test_the_revision_travels_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revision, "FILE", tmp_path / "revision.json")
+    answers = {"rev-parse": "abc123", "status": " M csrc/x.cpp"}
+    monkeypatch.setattr(revision, "_git", lambda *arguments: answers[arguments[0]])
+    assert revision.find("hash") == ("abc123", True)
+    answers["status"] = ""
+    revision.write("hash")
+    monkeypatch.setattr(revision, "_git", lambda *arguments: None)
+    assert revision.find("hash") == ("abc123", False)
+    assert revision.find("other sources") == ("abc123", True)
+    with pytest.raises(RuntimeError, match="no git repository"):
+        revision.write("hash")
+    revision.FILE.unlink()
+    assert revision.find("hash") == (None, None)
+
+
+def test_the_revision_file_is_not_committed_and_not_ignored() -> None:
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, cwd=ROOT, check=False
+        )
+
+    if git("rev-parse").returncode:
+        pytest.skip("no repository here")
+    assert git("ls-files", revision.FILE.name).stdout == ""
+    assert git("check-ignore", revision.FILE.name).returncode == 1
+
+
+# Proven variants
+
+CODE = {
+    "sm_90a _ZN2lf4cuda13gates_forwardIfEE": "1",
+    "sm_90a _ZN2lf4cuda14gates_backwardIfEE": "2",
+    "sm_90a _ZN2lf4cuda4gridIfEE": "3",
+}
+TODAY = {**CODE, "sm_80 _ZN2lf4cuda13gates_forwardIfEE": "9"}
+
+
+def measured(**changes: Any) -> dict[str, Any]:
+    """A result file of a GPU that proves cuda.step, but for the changes."""
+    checks = [
+        {"stage": name, "check": name, "variant": "cuda.step", "case": "", "result": "ok"}
+        for name in ("tests", "memcheck", "stress", "sweep")
+    ]
+    content = {
+        "stamp": {"capability": "9.0", "sass_digest": CODE},
+        "checks": checks,
+        "stages": [{"name": "twins", "result": "ok"}],
+    }
+    return content | changes
+
+
+def names(content: dict[str, Any], today: dict[str, str] | None = TODAY) -> tuple[str, ...]:
+    return proven.proven([content], today, ["cuda.grid", "cuda.step"])
+
+
+def test_a_right_file_with_todays_machine_code_proves_a_variant() -> None:
+    assert names(measured()) == ("cuda.step",)
+    changed = {**TODAY, "sm_90a _ZN2lf4cuda13gates_forwardIfEE": "changed"}
+    assert names(measured(), changed) == ()
+    added = {**TODAY, "sm_90a _ZN2lf4cuda15output_gradientIfEE": "new"}
+    assert names(measured(), added) == (), "a kernel that did not run then"
+    other = {**TODAY, "sm_90a _ZN2lf4cuda4gridIfEE": "changed"}
+    assert names(measured(), other) == ("cuda.step",), "a kernel of another variant"
+    assert names(measured(), {"sm_80 _ZN2lf4cuda13gates_forwardIfEE": "1"}) == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stamp": {"capability": None, "sass_digest": CODE}},
+        {"stamp": {"capability": "9.0", "sass_digest": None}},
+        {"checks": []},
+        {"checks": [c for c in measured()["checks"] if c["check"] != "stress"]},
+        {"checks": [{**c, "result": "failed: x"} for c in measured()["checks"]]},
+        {"checks": [*measured()["checks"], {**measured()["checks"][1], "result": "failed: race"}]},
+        {
+            "checks": [
+                *measured()["checks"],
+                {**measured()["checks"][0], "variant": "", "result": "failed"},
+            ]
+        },
+        {"stages": [{"name": "twins", "result": "failed"}]},
+    ],
+    ids=["cpu", "no_digest", "none", "no_stress", "all", "one", "general", "twins"],
+)
+def test_less_than_everything_proves_nothing(changes: dict[str, Any]) -> None:
+    assert names(measured(**changes)) == ()
+
+
+def test_a_variant_without_listed_kernels_depends_on_all() -> None:
+    checks = [{**check, "variant": "cuda.grid"} for check in measured()["checks"]]
+    assert names(measured(checks=checks)) == ("cuda.grid",)
+    changed = {**TODAY, "sm_90a _ZN2lf4cuda14gates_backwardIfEE": "changed"}
+    assert names(measured(checks=checks), changed) == ()
+
+
+def test_failures_of_other_variants_and_of_timings_do_not_count() -> None:
+    more = [{**measured()["checks"][0], "variant": "cuda.grid", "result": "failed: x"}]
+    stages = [{"name": "tests", "result": "failed"}, {"name": "native", "result": "failed"}]
+    assert names(measured(checks=measured()["checks"] + more, stages=stages)) == ("cuda.step",)
+
+
+def test_the_list_is_what_the_result_files_prove() -> None:
+    found, _ = proven.generate(RESULTS, machine.sass_digest())
+    assert dispatch.PROVEN == found
+    assert proven.FILE.read_text(encoding="utf-8") == proven.text(found)
+
+
+def test_without_cuobjdump_nothing_is_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert proven.generate(tmp_path, None) == ((), None)
+    (tmp_path / "gpu.json").write_text(json.dumps(measured()))
+    kept, why = proven.generate(tmp_path, None)
+    assert kept == () and why and "cuobjdump" in why
+    monkeypatch.setattr(dispatch, "PROVEN", ("cuda.step", "cuda.gone"))
+    assert proven.generate(tmp_path, None)[0] == ("cuda.step",)
+    assert proven.generate(tmp_path, TODAY) == (("cuda.step",), None)
+
+
+@pytest.mark.parametrize("found", [(), ("cuda.step",), ("cuda.grid", "cuda.step")], ids=str)
+def test_the_written_list_is_python_as_ruff_likes_it(
+    found: tuple[str, ...], tmp_path: Path
+) -> None:
+    scope: dict[str, Any] = {}
+    exec(proven.text(found), scope)
+    assert scope["PROVEN"] == found
+    file = tmp_path / "_proven.py"
+    file.write_text(proven.text(found))
+    pytest.importorskip("ruff")
+    assert subprocess.run([sys.executable, "-m", "ruff", "format", "--check", file]).returncode == 0
+
+
+def test_proving_a_variant_makes_no_measurement_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lstm_fused").mkdir()
+    file = tmp_path / "lstm_fused" / "_proven.py"
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(proven, "FILE", file)
+    file.write_text(proven.text(()))
+    before = machine.source_hash()
+    file.write_text(proven.text(("cuda.step",)))
+    assert machine.source_hash() == before
+    (tmp_path / "lstm_fused" / "other.py").write_text("")
+    assert machine.source_hash() != before
