@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
+from bench import results, run, tables
 from lstm_fused import dispatch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -13,6 +15,15 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_table_of_variants_is_printed_from_the_code() -> None:
     assert dispatch.support_table() in README
+
+
+def test_its_numbers_are_those_of_the_result_files() -> None:
+    """Rows of older sources are told, not failed: an edit to a kernel need not touch the README."""
+    new, old = tables.block(run.RESULTS, results.Staleness()), tables.between(README)
+    assert tables.unmarked(new) == tables.unmarked(old), "run python -m bench.tables"
+    unsaid = new.count(tables.STALE) - old.count(tables.STALE)
+    if unsaid:
+        warnings.warn(f"{unsaid} stale numbers in the README: measure anew", stacklevel=1)
 
 
 def test_its_commands_name_extras_that_exist() -> None:

@@ -1,0 +1,65 @@
+"""The README's tables of numbers from the result files: `python -m bench.tables` writes them.
+
+Between two marks in the README stands what block() gives. A test compares: the numbers must be
+those of the files, and rows of older sources that are not yet marked stale are shown as a warning.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.plot import markdown
+from bench.results import Row, Staleness, newest, read
+from bench.run import RESULTS
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BEGIN = "<!-- python -m bench.tables writes this from bench/results/; more is in the same files -->"
+END = "<!-- end of what bench.tables writes -->"
+STALE = " (stale)"
+
+# Groups of cases that the README shows; a file from a CPU for one thread only.
+CPU_GROUPS = ("cpu-dense",)
+GPU_GROUPS = ("flashrnn-b", "models")
+
+
+def shown(rows: Iterable[Row]) -> list[Row]:
+    """The rows of the README, of all that there are."""
+    return [
+        row
+        for row in newest(rows)
+        if row.case["group"] in (CPU_GROUPS if row.stamp["capability"] is None else GPU_GROUPS)
+        and (row.data["threads"] == 1 or row.stamp["capability"] is not None)
+    ]
+
+
+def block(folder: Path, staleness: Staleness) -> str:
+    """What stands between the marks."""
+    return markdown(shown(read(sorted(folder.glob("*.json")))), staleness).rstrip("\n")
+
+
+def between(text: str) -> str:
+    """What the README has there; raises ValueError where the marks are missing."""
+    found = re.search(f"{re.escape(BEGIN)}\n(.*?)\n{re.escape(END)}", text, re.DOTALL)
+    if found is None:
+        raise ValueError(f"{README} must hold the lines {BEGIN} and {END}")
+    return found[1]
+
+
+def unmarked(text: str) -> str:
+    """The same without the marks of stale rows."""
+    return text.replace(STALE, "")
+
+
+def main() -> int:
+    text = README.read_text(encoding="utf-8")
+    new = block(RESULTS, Staleness())
+    README.write_text(text.replace(between(text), new), encoding="utf-8")
+    print(f"{README}: {new.count(STALE)} of its measurements are stale")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
