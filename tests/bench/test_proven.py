@@ -1,0 +1,133 @@
+"""Which result files prove a CUDA variant, and the file that says so."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import machine, proven
+from bench.run import RESULTS
+from lstm_fused import dispatch
+
+CODE = {
+    "sm_90a _ZN2lf4cuda13gates_forwardIfEE": "1",
+    "sm_90a _ZN2lf4cuda14gates_backwardIfEE": "2",
+    "sm_90a _ZN2lf4cuda4gridIfEE": "3",
+}
+TODAY = {**CODE, "sm_80 _ZN2lf4cuda13gates_forwardIfEE": "9"}
+
+
+def measured(**changes: Any) -> dict[str, Any]:
+    """A result file of a GPU that proves cuda.step, but for the changes."""
+    checks = [
+        {"stage": name, "check": name, "variant": "cuda.step", "case": "", "result": "ok"}
+        for name in ("tests", "memcheck", "stress", "sweep")
+    ]
+    content = {
+        "stamp": {"capability": "9.0", "sass_digest": CODE},
+        "checks": checks,
+        "stages": [{"name": "twins", "result": "ok"}],
+    }
+    return content | changes
+
+
+def names(content: dict[str, Any], today: dict[str, str] | None = TODAY) -> tuple[str, ...]:
+    return proven.proven([content], today, ["cuda.grid", "cuda.step"])
+
+
+def test_a_right_file_with_todays_machine_code_proves_a_variant() -> None:
+    assert names(measured()) == ("cuda.step",)
+    changed = {**TODAY, "sm_90a _ZN2lf4cuda13gates_forwardIfEE": "changed"}
+    assert names(measured(), changed) == ()
+    added = {**TODAY, "sm_90a _ZN2lf4cuda15output_gradientIfEE": "new"}
+    assert names(measured(), added) == (), "a kernel that did not run then"
+    other = {**TODAY, "sm_90a _ZN2lf4cuda4gridIfEE": "changed"}
+    assert names(measured(), other) == ("cuda.step",), "a kernel of another variant"
+    assert names(measured(), {"sm_80 _ZN2lf4cuda13gates_forwardIfEE": "1"}) == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stamp": {"capability": None, "sass_digest": CODE}},
+        {"stamp": {"capability": "9.0", "sass_digest": None}},
+        {"checks": []},
+        {"checks": [c for c in measured()["checks"] if c["check"] != "stress"]},
+        {"checks": [{**c, "result": "failed: x"} for c in measured()["checks"]]},
+        {"checks": [*measured()["checks"], {**measured()["checks"][1], "result": "failed: race"}]},
+        {
+            "checks": [
+                *measured()["checks"],
+                {**measured()["checks"][0], "variant": "", "result": "failed"},
+            ]
+        },
+        {"stages": [{"name": "twins", "result": "failed"}]},
+    ],
+    ids=["cpu", "no_digest", "none", "no_stress", "all", "one", "general", "twins"],
+)
+def test_less_than_everything_proves_nothing(changes: dict[str, Any]) -> None:
+    assert names(measured(**changes)) == ()
+
+
+def test_a_variant_without_listed_kernels_depends_on_all() -> None:
+    checks = [{**check, "variant": "cuda.grid"} for check in measured()["checks"]]
+    assert names(measured(checks=checks)) == ("cuda.grid",)
+    changed = {**TODAY, "sm_90a _ZN2lf4cuda14gates_backwardIfEE": "changed"}
+    assert names(measured(checks=checks), changed) == ()
+
+
+def test_failures_of_other_variants_and_of_timings_do_not_count() -> None:
+    more = [{**measured()["checks"][0], "variant": "cuda.grid", "result": "failed: x"}]
+    stages = [{"name": "tests", "result": "failed"}, {"name": "native", "result": "failed"}]
+    assert names(measured(checks=measured()["checks"] + more, stages=stages)) == ("cuda.step",)
+
+
+def test_the_list_is_what_the_result_files_prove() -> None:
+    found, _ = proven.generate(RESULTS, machine.sass_digest())
+    assert dispatch.PROVEN == found
+    assert proven.FILE.read_text(encoding="utf-8") == proven.text(found)
+
+
+def test_without_cuobjdump_nothing_is_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert proven.generate(tmp_path, None) == ((), None)
+    (tmp_path / "gpu.json").write_text(json.dumps(measured()))
+    kept, why = proven.generate(tmp_path, None)
+    assert kept == () and why and "cuobjdump" in why
+    monkeypatch.setattr(dispatch, "PROVEN", ("cuda.step", "cuda.gone"))
+    assert proven.generate(tmp_path, None)[0] == ("cuda.step",)
+    assert proven.generate(tmp_path, TODAY) == (("cuda.step",), None)
+
+
+@pytest.mark.parametrize("found", [(), ("cuda.step",), ("cuda.grid", "cuda.step")], ids=str)
+def test_the_written_list_is_python_as_ruff_likes_it(
+    found: tuple[str, ...], tmp_path: Path
+) -> None:
+    scope: dict[str, Any] = {}
+    exec(proven.text(found), scope)
+    assert scope["PROVEN"] == found
+    file = tmp_path / "_proven.py"
+    file.write_text(proven.text(found))
+    pytest.importorskip("ruff")
+    assert subprocess.run([sys.executable, "-m", "ruff", "format", "--check", file]).returncode == 0
+
+
+def test_proving_a_variant_makes_no_measurement_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lstm_fused").mkdir()
+    file = tmp_path / "lstm_fused" / "_proven.py"
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(proven, "FILE", file)
+    file.write_text(proven.text(()))
+    before = machine.source_hash()
+    file.write_text(proven.text(("cuda.step",)))
+    assert machine.source_hash() == before
+    (tmp_path / "lstm_fused" / "other.py").write_text("")
+    assert machine.source_hash() != before
