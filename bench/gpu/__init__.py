@@ -1,1 +1,1 @@
-"""The stages of bench.gpu_check, a module each: `run(report)`, in a process of its own."""
+"""The parts of `python -m bench.gpu_check`, each a module with a `run(report)`."""
