@@ -11,8 +11,7 @@ import pytest
 from bench import results, sass
 from lstm_fused import _build
 from tests.cubin import gate
-from tests.cubin.conftest import Compile
-from tests.simt import building
+from tests.cubin.conftest import PROBES, Compile
 
 pytestmark = pytest.mark.cubin
 
@@ -22,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 @pytest.fixture(scope="module")
 def kernels(library: list[sass.Kernel], compile_cuda: Compile) -> list[sass.Kernel]:
     """The library's, and the probes of ptx.cuh."""
-    probes = compile_cuda(building.HERE / "probes.cu", _build.DEFAULT_ARCHITECTURES, strict=True)
+    probes = compile_cuda(PROBES / "probes_dump.cu", _build.DEFAULT_ARCHITECTURES, strict=True)
     return library + probes
 
 
