@@ -71,7 +71,7 @@ def stamp(device: torch.device, command: str) -> dict[str, Any]:
         "source_hash": sources,
         "sass_digest": sass_digest() if cuda else None,
         "build": lstm_fused.build_info(),
-        "nvcc": _nvcc() if cuda else None,
+        "nvcc": nvcc_version() if cuda else None,
         "command": command,
     }
 
@@ -108,7 +108,7 @@ def _gpu_query(fields: str) -> str | None:
     return _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
 
 
-def _nvcc() -> str | None:
+def nvcc_version() -> str | None:
     """The version to the build number: another one may make other machine code."""
     toolkit, _ = _build.find_toolkit()
     said = _output(toolkit.nvcc, "--version") if toolkit else None

@@ -77,19 +77,23 @@ Values perhaps(Random& random, int64_t n, double limit) {
 }
 
 // large: rows for several blocks of the products over all rows (csrc/cpu/gradients.inl.h), inputs
-// for several chunks of panels.
-enum class Size { small, large };
+// for several chunks of panels. long_: more steps than a kernel's parameters hold numbers
+// (csrc/cuda/lstm_fused/upload.cuh), and sequences of any length.
+enum class Size { small, large, long_ };
 
 template <class T>
 Problem make_problem(Random& random, int64_t H, Size size) {
   Problem p{};
   Dims& d = p.d;
-  const bool projection = H > 1 && random.one_in(2), ragged = random.one_in(2);
+  const bool projection = H > 1 && random.one_in(2),
+             ragged = random.one_in(2) || size == Size::long_;
   d.H = H;
   d.P = projection ? random.from_to(1, H - 1) : H;
   d.D = random.from_to(1, 2);
   p.I = random.from_to(1, random.one_in(4) ? 40 : 9);
-  switch (size == Size::large ? random.from_to(3, 4) : random.from_to(0, 3)) {
+  switch (size == Size::long_   ? 5
+          : size == Size::large ? random.from_to(3, 4)
+                                : random.from_to(0, 3)) {
     case 0:  // At most 64 rows, which are multiplied by weights as they are.
       d.B = random.from_to(1, 8), d.T = random.from_to(1, 8);
       break;
@@ -102,6 +106,9 @@ Problem make_problem(Random& random, int64_t H, Size size) {
     case 3:  // On both sides of the 64.
       d.B = random.from_to(31, 34), d.T = 2;
       if (size == Size::large) p.I = random.from_to(500, 600);
+      break;
+    case 5:
+      d.B = random.from_to(2, 3), d.T = random.from_to(501, 600);
       break;
     default:
       d.B = random.from_to(6, 12), d.T = random.from_to(60, 120);

@@ -12,9 +12,7 @@ import pytest
 
 from bench import sass
 from lstm_fused import _build, _first_use
-from tests.simt import building
 
-PROBES = building.HERE
 Compile = Callable[..., list[sass.Kernel]]
 
 
@@ -44,12 +42,7 @@ def compile_cuda(toolkit: _build.Toolkit, tmp_path_factory: pytest.TempPathFacto
     def run(source: Path, architectures: Sequence[str] = ("9.0a",), strict: bool = False):
         plan = _build.Plan(_build.find_csrc(), toolkit, tuple(architectures), None, strict)
         target = tmp_path_factory.mktemp("cuda") / "compiled.o"
-        command = [
-            toolkit.nvcc,
-            *_build.nvcc_flags(plan),
-            f"-I{plan.csrc}",
-            *(f"-I{folder}" for folder in (PROBES, PROBES / "gpu")),
-        ]
+        command = [toolkit.nvcc, *_build.nvcc_flags(plan), f"-I{plan.csrc}"]
         done = subprocess.run(
             [*command, "-c", str(source), "-o", str(target)],
             capture_output=True,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench import results, sass
+from bench import machine, results, sass
 from lstm_fused import _build
-from tests.cubin import gate
-from tests.cubin.conftest import PROBES, Compile
+from tests.cubin import gate, probes
+from tests.cubin.conftest import Compile
 
 pytestmark = pytest.mark.cubin
 
@@ -19,10 +20,11 @@ HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture(scope="module")
-def kernels(library: list[sass.Kernel], compile_cuda: Compile) -> list[sass.Kernel]:
+def kernels(
+    library: list[sass.Kernel], tmp_path_factory: pytest.TempPathFactory
+) -> list[sass.Kernel]:
     """The library's, and the probes of ptx.cuh."""
-    probes = compile_cuda(PROBES / "probes_dump.cu", _build.DEFAULT_ARCHITECTURES, strict=True)
-    return library + probes
+    return library + probes.compile_probes(tmp_path_factory.mktemp("probes") / "probes.o")
 
 
 def test_every_kernel_keeps_its_limits(
@@ -41,6 +43,18 @@ def test_every_kernel_is_there_for_every_architecture(kernels: list[sass.Kernel]
         found.setdefault(name, set()).add(_build.number(kernel.arch))
     assert any(name.startswith("lf::cuda::") for name in found)
     assert {name: there for name, there in found.items() if there != expected} == {}
+
+
+def test_the_probes_are_as_they_were(kernels: list[sass.Kernel]) -> None:
+    """What cannot be executed here has at least not changed without anybody looking."""
+    then = json.loads(probes.FILE.read_text())
+    if then["nvcc"] != machine.nvcc_version():
+        pytest.skip(f"the digests are of nvcc {then['nvcc']}, this is {machine.nvcc_version()}")
+    now = probes.digests(kernels)
+    changed = sorted(
+        name for name in {*now, *then["digests"]} if now.get(name) != then["digests"].get(name)
+    )
+    assert not changed, f"{', '.join(changed)} changed: see tests/cubin/probes.py"
 
 
 # Planted faults

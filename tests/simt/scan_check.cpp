@@ -40,6 +40,8 @@ struct lf::oracle::Storage<Tf32> {
   static constexpr double kEps = 0x1p-10, kTolerance = 8;
 };
 
+using lf::check::Size;
+
 int main(int argc, char** argv) {
   const lf::Variant variants[] = {simt::block(), simt::step()};
   const lf::Variant* variant = nullptr;
@@ -55,11 +57,13 @@ int main(int argc, char** argv) {
   lf::check::Random random{simt::seed + 1};
   double worst[5] = {};
   int problems = 0;
-  const auto check = [&]<class T>(int kind, int64_t H) {
+  const auto check = [&]<class T>(int kind, int64_t H, Size size = Size::small) {
     lf::Context context{};
     context.tf32 = std::is_same_v<T, Tf32>;
-    const auto error =
-        lf::check::check_one<T>(*variant, context, random, H, lf::check::Size::small, problems + 1);
+    // Some refuse projections, which half of the problems have.
+    std::optional<double> error;
+    for (int tries = 0; tries < 8 && !error; ++tries)
+      error = lf::check::check_one<T>(*variant, context, random, H, size, problems + 1);
     if (!error) return;
     worst[kind] = std::max(worst[kind], *error);
     ++problems;
@@ -74,6 +78,7 @@ int main(int argc, char** argv) {
   try {
     for (int round = 0; round < rounds; ++round)
       for (const int64_t H : {1, 3, 4, 7, 8, 16, 17, 24, 33, 64}) check_all(H);
+    check.operator()<__nv_bfloat16>(2, 1, Size::long_);
     if (wide)
       for (const int64_t H : {65, 96, 100, 128, 129, 160, 190, 192}) check_all(H);
   } catch (const simt::Error& error) {

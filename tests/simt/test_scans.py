@@ -17,6 +17,7 @@ pytestmark = pytest.mark.simt
 VARIANTS = ["simt.block", "simt.step"]
 # Seeds and rounds of problems. A seed draws its own problems and its own order of the threads.
 RUNS = {"plain": (range(10), 2), "address": (range(3), 1), "thread": (range(3), 1)}
+WIDE = {"plain": range(1, 3), "address": range(1), "thread": range(0)}
 
 
 @pytest.fixture(scope="module", params=list(building.MODES))
@@ -33,7 +34,9 @@ def program(
 def test_scans(program: Path, name: str) -> None:
     seeds, rounds = RUNS[program.name]
     for seed in seeds:
-        done = building.run(program, name, seed, rounds)
+        # Every bucket of hidden sizes where there is time for it.
+        wide = ["wide"] if seed in WIDE[program.name] else []
+        done = building.run(program, name, seed, rounds, *wide)
         report = "\n".join(done.stderr.splitlines()[-40:])
         assert done.returncode == 0, f"{program.name}, seed {seed}: {done.stdout}\n{report}"
         assert "problems, worst error" in done.stdout

@@ -36,13 +36,14 @@ constexpr unsigned kClusterByDefault = 8;  // 16 blocks need a whole GPC of an H
 template <class Parameters>
 void launch(const Context& context, const Grid& grid, void (*kernel)(Parameters),
             const Parameters& p) {
+  const auto allow = [&](cudaFuncAttribute attribute, int value, const char* what) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value), what);
+  };
   if (grid.shared > kSharedByDefault)
-    check(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared)),
-        "shared memory of a launch");
+    allow(cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared),
+          "shared memory of a launch");
   if (grid.cluster > kClusterByDefault)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-          "cluster of a launch");
+    allow(cudaFuncAttributeNonPortableClusterSizeAllowed, 1, "cluster of a launch");
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
   config.gridDim = grid.blocks;

@@ -78,6 +78,7 @@ class Fragments {
   template <class Element>
   __device__ __forceinline__ void load(ptx::Shared& shared, Element element) {
     if constexpr (kRest > 0) rest_ = shared.take<uint4>(kTiles * kRest * kThreads);
+
       // Registers have no index at run time: each round shifts them. Unrolled, ptxas puts off the
       // packing of 16-bit factors, and spills.
 #pragma unroll 1

@@ -1,28 +1,8 @@
-"""Bugs of one line, planted into the CUDA kernels and drivers: every one must be noticed.
-
-Each is compiled into the SIMT machine with AddressSanitizer and set beside the oracle, as
-test_scans.py does with the kernels as they are. A mutant that survives is a hole in the tests.
-"""
+"""Bugs of one line in cuda.step: its driver and gate kernels."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
-
-import pytest
-
-from tests.simt import building
-
-pytestmark = pytest.mark.simt
-
-
-class Mutant(NamedTuple):
-    file: str  # below csrc/cuda
-    old: str  # stands there once
-    new: str
-
+from tests.simt.mutation import Mutant
 
 STEP, GATES, MEMORY = "step.cu", "lstm_fused/gates.cuh", "lstm_fused/memory.cuh"
 MUTANTS = {
@@ -93,43 +73,3 @@ MUTANTS = {
         STEP, "k.gates = at<T>(p.gates, (i * d.N + row)", "k.gates = at<T>(p.gates, (0 * d.N + row)"
     ),
 }
-SEEDS, ROUNDS = range(2), 2
-
-
-@pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory, compiled: Callable[..., Path]) -> list[Path]:
-    """What no mutant changes, compiled once."""
-    folder = tmp_path_factory.mktemp("objects")
-    sources = [source for source in building.SCAN_CHECK if source.name != "step.cpp"]
-    return [compiled([source], folder / f"{source.stem}.o", "address") for source in sources]
-
-
-def noticed(program: Path) -> str | None:
-    """What is said of the program, or None if nobody objects."""
-    for seed in SEEDS:
-        done = building.run(program, "simt.step", seed, ROUNDS)
-        if done.returncode != 0:
-            return (done.stdout or done.stderr)[-300:]
-    return None
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutants(name: str, objects: list[Path], tmp_path: Path) -> None:
-    csrc = tmp_path / "csrc"
-    shutil.copytree(building.CSRC, csrc)
-    mutant = MUTANTS[name]
-    path = csrc / "cuda" / mutant.file
-    text = path.read_text()
-    assert text.count(mutant.old) == 1, f"{mutant.old!r} stands {text.count(mutant.old)} times"
-    path.write_text(text.replace(mutant.old, mutant.new))
-    step = building.HERE / "step.cpp"
-    program = building.compile_program(
-        [step, *objects], tmp_path / "mutant", "address", csrc=csrc, strict=False
-    )
-    assert noticed(program) is not None, f"nobody notices: {name}"
-
-
-def test_the_control_is_clean(objects: list[Path], tmp_path: Path) -> None:
-    step = building.HERE / "step.cpp"
-    program = building.compile_program([step, *objects], tmp_path / "control", "address")
-    assert noticed(program) is None

@@ -1,0 +1,199 @@
+// The real dev.cuh over a CUDA runtime that writes down what it is asked for:   dev_check
+//
+// Everywhere else in CI its twin of the SIMT machine stands in its place.
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "cuda/lstm_fused/dev.cuh"
+
+namespace {
+
+using namespace lf;
+
+struct Parameters {
+  int64_t a;
+  const void* b;
+};
+void kernel(Parameters) {}
+
+struct Launched {
+  int times = 0;
+  const void* function;
+  cudaLaunchConfig_t config;
+  std::vector<cudaLaunchAttribute> attributes;
+  Parameters p;
+} launched;
+std::map<cudaFuncAttribute, int> attributes_of_kernel;
+struct Moved {
+  std::string what;
+  void* to;
+  const void* from;
+  size_t to_stride, from_stride, bytes, rows;
+  int byte;
+  cudaMemcpyKind kind;
+  cudaStream_t stream;
+} moved;
+cudaError_t answer = cudaSuccess;
+
+int wrong = 0;
+void check(bool right, const char* what) {
+  if (right) return;
+  std::printf("%s\n", what);
+  ++wrong;
+}
+
+}  // namespace
+
+extern "C" {
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function,
+                                void** arguments) {
+  launched = {launched.times + 1, function, *config, {}, {}};
+  launched.attributes.assign(config->attrs, config->attrs + config->numAttrs);
+  std::memcpy(&launched.p, arguments[0], sizeof launched.p);
+  return answer;
+}
+cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
+  check(function == reinterpret_cast<const void*>(&kernel), "an attribute of another function");
+  check(launched.times == 0, "an attribute is set after the launch");
+  attributes_of_kernel[attribute] = value;
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  moved = {"copy", to, from, 0, 0, bytes, 1, 0, kind, stream};
+  return answer;
+}
+cudaError_t cudaMemsetAsync(void* to, int byte, size_t bytes, cudaStream_t stream) {
+  moved = {"fill", to, nullptr, 0, 0, bytes, 1, byte, cudaMemcpyDefault, stream};
+  return answer;
+}
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_stride, const void* from, size_t from_stride,
+                              size_t bytes, size_t rows, cudaMemcpyKind kind, cudaStream_t stream) {
+  moved = {"rows", to, from, to_stride, from_stride, bytes, rows, 0, kind, stream};
+  return answer;
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = 3;
+  return answer;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  check(device == 3, "an attribute of another device");
+  *value = attribute == cudaDevAttrComputeCapabilityMajor         ? 8
+           : attribute == cudaDevAttrComputeCapabilityMinor       ? 6
+           : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 99 << 10
+                                                                  : -1;
+  return answer;
+}
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 0;
+  return answer;
+}
+cudaError_t cudaGetLastError() { return answer; }
+const char* cudaGetErrorString(cudaError_t) { return "its words"; }
+}
+
+namespace {
+
+Context context_on(void* stream) {
+  Context context{};
+  context.stream = stream;
+  return context;
+}
+int stream;
+const Context context = context_on(&stream);
+const auto* const on_stream = reinterpret_cast<cudaStream_t>(&stream);
+
+const cudaLaunchAttribute* attribute(cudaLaunchAttributeID id) {
+  for (const cudaLaunchAttribute& one : launched.attributes)
+    if (one.id == id) return &one;
+  return nullptr;
+}
+
+void launch(const dev::Grid& grid) {
+  launched.times = 0;
+  attributes_of_kernel.clear();
+  dev::launch(context, grid, kernel, {42, &stream});
+  const cudaLaunchConfig_t& c = launched.config;
+  check(launched.times == 1 && launched.function == reinterpret_cast<const void*>(&kernel),
+        "launch: the kernel, once");
+  check(launched.p.a == 42 && launched.p.b == &stream, "launch: the parameters");
+  check(
+      c.gridDim.x == grid.blocks.x && c.gridDim.y == grid.blocks.y && c.gridDim.z == grid.blocks.z,
+      "launch: the grid");
+  check(c.blockDim.x == grid.threads && c.blockDim.y == 1 && c.blockDim.z == 1,
+        "launch: the block");
+  check(c.dynamicSmemBytes == grid.shared && c.stream == on_stream, "launch: memory and stream");
+  const auto* const cluster = attribute(cudaLaunchAttributeClusterDimension);
+  check(grid.cluster > 1 ? cluster && cluster->val.clusterDim.x == grid.cluster &&
+                               cluster->val.clusterDim.y == 1 && cluster->val.clusterDim.z == 1
+                         : !cluster,
+        "launch: the cluster");
+  const auto* const cooperative = attribute(cudaLaunchAttributeCooperative);
+  check(grid.cooperative ? cooperative && cooperative->val.cooperative == 1 : !cooperative,
+        "launch: all blocks at once");
+  // What the CUDA programming guide has a kernel ask leave for: over 48 KB of shared memory, and
+  // clusters of more than 8 blocks.
+  const auto leave = [&](cudaFuncAttribute what) {
+    const auto found = attributes_of_kernel.find(what);
+    return found == attributes_of_kernel.end() ? 0 : found->second;
+  };
+  check(leave(cudaFuncAttributeMaxDynamicSharedMemorySize) ==
+            (grid.shared > 48 << 10 ? int(grid.shared) : 0),
+        "launch: leave for much shared memory");
+  check(leave(cudaFuncAttributeNonPortableClusterSizeAllowed) == (grid.cluster > 8),
+        "launch: leave for a large cluster");
+}
+
+template <class Action>
+void check_throws(const char* what, Action action) {
+  answer = cudaErrorInvalidValue;
+  try {
+    action();
+    check(false, what);
+  } catch (const std::runtime_error& error) {
+    check(std::strstr(error.what(), "its words"), what);
+  }
+  answer = cudaSuccess;
+}
+
+}  // namespace
+
+int main() {
+  launch({7, 64});
+  launch({{5, 2}, 96, 48 << 10});
+  launch({{5, 2, 3}, 96, (48 << 10) + 16});
+  launch({16, 32, 100, 8});
+  launch({16, 32, 100, 16});
+  launch({16, 32, 227 << 10, 2, true});
+  launch({3, 1024, 0, 1, true});
+
+  char to[8], from[8];
+  dev::copy(context, to, from, 5);
+  check(moved.what == "copy" && moved.to == to && moved.from == from && moved.bytes == 5 &&
+            moved.kind == cudaMemcpyDeviceToDevice && moved.stream == on_stream,
+        "copy");
+  dev::fill(context, to, 0x5a, 6);
+  check(moved.what == "fill" && moved.to == to && moved.byte == 0x5a && moved.bytes == 6 &&
+            moved.stream == on_stream,
+        "fill");
+  dev::copy_rows(context, to, 11, from, 12, 7, 9);
+  check(moved.what == "rows" && moved.to == to && moved.to_stride == 11 && moved.from == from &&
+            moved.from_stride == 12 && moved.bytes == 7 && moved.rows == 9 &&
+            moved.kind == cudaMemcpyDeviceToDevice && moved.stream == on_stream,
+        "copy_rows");
+
+  const dev::Limits limits = dev::limits();
+  check(limits.capability == 86 && limits.shared == 99 << 10, "limits");
+  check(!std::strcmp(dev::why_not_here(), "this machine has no CUDA device"), "why_not_here");
+
+  check_throws("a launch that fails", [] { dev::launch(context, {1, 1}, kernel, {}); });
+  check_throws("a copy that fails", [&] { dev::copy(context, to, from, 1); });
+  check_throws("a fill that fails", [&] { dev::fill(context, to, 0, 1); });
+  check_throws("rows that fail", [&] { dev::copy_rows(context, to, 1, from, 1, 1, 1); });
+  check_throws("limits that fail", [] { dev::limits(); });
+  if (!wrong) std::puts("ok");
+  return wrong != 0;
+}
