@@ -24,7 +24,7 @@ void check(bool right, const char* what, Product product, int64_t number) {
 // Shared memory that a block may have, by the CUDA programming guide: sm_80, sm_86, sm_90.
 constexpr size_t kShared[] = {163 << 10, 99 << 10, 227 << 10};
 // The largest H there, of each product; of sm_90 why_not (block.cu) and the README speak.
-constexpr int kLimits[][4] = {{160, 160, 128, 96}, {128, 128, 96, 96}, {192, 192, 128, 128}};
+constexpr int kLimits[][4] = {{128, 128, 96, 96}, {128, 128, 96, 96}, {192, 192, 128, 128}};
 
 void check_buckets() {
   for (const Product product : kProducts)

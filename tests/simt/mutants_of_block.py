@@ -9,7 +9,7 @@ FORWARD, BACKWARD = "lstm_fused/block_forward.cuh", "lstm_fused/block_backward.c
 PLAN, PRODUCT, MAP = (
     f"lstm_fused/{name}" for name in ("block_plan.h", "product.cuh", "product_plan.h")
 )
-UPLOAD = "lstm_fused/upload.cuh"
+UPLOAD, VALUE = "lstm_fused/upload.cuh", "lstm_fused/value.cuh"
 
 # Barriers and what they protect.
 MUTANTS = {
@@ -135,9 +135,6 @@ MUTANTS = {
         "sizes.offsets[sizes.steps + 1 + blockIdx.x]",
         "sizes.offsets[sizes.steps + blockIdx.x]",
     ),
-    "a block's steps are all steps": Mutant(
-        DRIVER, "numbers.push_back(steps)", "numbers.push_back(d.T)"
-    ),
     "a block's steps end a row early": Mutant(
         DRIVER, "offsets[steps - 1] <= block", "offsets[steps - 1] <= 1 + block"
     ),
@@ -156,8 +153,8 @@ MUTANTS = {
     "dh of a cell that has ended": Mutant(
         BACKWARD, "      if (active(rows, k))\n        dh[k]", "        dh[k]"
     ),
-    "cells without gradients hand on ones": Mutant(
-        BACKWARD, "T kept[4] = {T(0.f)", "T kept[4] = {T(1.f)"
+    "cells without gradients hand on NaN": Mutant(
+        BACKWARD, "T kept[4] = {T(0.f)", "T kept[4] = {T(NAN)"
     ),
     "dh_n is forgotten": Mutant(BACKWARD, "widen(p.dh_n[state_of(k)]) : 0", "0.f : 0"),
     "c0 is forgotten by a cell that starts late": Mutant(
@@ -173,6 +170,20 @@ MUTANTS = {
         FORWARD, "p.c[(first_row + rows.first) * H", "p.c[rows.first * H"
     ),
     # Gates.
+    "the sigmoid of a negative number": Mutant(VALUE, "v.x < 0 ? small", "v.x > 0 ? small"),
+    "tanh of half": Mutant(VALUE, "exp_of_minus(v, 2 * kLog2E)", "exp_of_minus(v, kLog2E)"),
+    "tanh's polynomial too far": Mutant(VALUE, "< 0.55f", "< 0.85f"),
+    "tanh loses its sign": Mutant(VALUE, "::copysignf(far, v.x)", "far"),
+    "tanh's second coefficient": Mutant(VALUE, "p * s + 0.13320712", "p * s + 0.13020712"),
+    "c is rounded to the storage type": Mutant(
+        FORWARD, "narrow(h_wide.x, h[k]);", "narrow(h_wide.x, h[k]); c[k] = widen(T(c[k].x));"
+    ),
+    "W_hh is cut to TF32 in float32": Mutant(
+        PRODUCT,
+        "  using Factor = float;\n  static __device__ __forceinline__ Factor factor(Storage x) { return x; }",
+        "  using Factor = float;\n  static __device__ __forceinline__ Factor factor(Storage x) "
+        "{ const uint32_t cut = ptx::to_tf32(x); float y; std::memcpy(&y, &cut, 4); return y; }",
+    ),
     "gates are not folded": Mutant(
         FORWARD, "if (sizeof(T) == 2 && Cell", "if (sizeof(T) == 3 && Cell"
     ),

@@ -70,6 +70,15 @@ __global__ void to_tf32(Words words) {
     words.output()[k] = ptx::to_tf32(float_of(words.input()[k]));
 }
 
+__global__ void exp2(Words words) {
+  for (int k = 0; k < Words::kWords; ++k)
+    words.output()[k] = bits_of(ptx::exp2(float_of(words.input()[k])));
+}
+__global__ void reciprocal(Words words) {
+  for (int k = 0; k < Words::kWords; ++k)
+    words.output()[k] = bits_of(ptx::reciprocal(float_of(words.input()[k])));
+}
+
 // No wrapper, but of two texts as well: the conversions of CUDA's headers. Out: bfloat16 in the
 // lower half, float16 in the upper one.
 __global__ void narrow(Words words) {

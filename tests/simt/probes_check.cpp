@@ -136,6 +136,20 @@ void check_numbers() {
   });
 }
 
+void check_special_functions() {
+  const auto number = [](int lane, int k) { return float(lane - 16) * 8.f + float(k) / 7; };
+  const auto near = [](float got, double want) { return std::fabs(got - want) <= 1e-6 * want; };
+  const Run powers = run("exp2", [&](int lane, int k) { return bits_of(number(lane, k)); });
+  const Run inverses =
+      run("reciprocal", [&](int lane, int k) { return bits_of(std::fabs(number(lane, k)) + 1); });
+  for (int lane = 0; lane < 32; ++lane)
+    for (int k = 0; k < kWords; ++k) {
+      const double x = number(lane, k), power = x < -126 ? 0 : std::exp2(x);
+      check(near(float_of(powers.output(0, lane, k)), power), "exp2");
+      check(near(float_of(inverses.output(0, lane, k)), 1 / (std::fabs(x) + 1)), "reciprocal");
+    }
+}
+
 void check_stores() {
   const Run stored = run("store_words");
   check_words(stored, kWords, [&](int block, int lane, int k) {
@@ -266,6 +280,7 @@ void check_barriers() {
 int main(int argc, char** argv) {
   simt::seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 0;
   try {
+    check_special_functions();
     check_stores();
     check_numbers();
     check_copies();

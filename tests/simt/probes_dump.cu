@@ -26,7 +26,7 @@ uint64_t hash(const std::vector<uint32_t>& words) {
 }
 
 const char* text(Answer answer) {
-  constexpr const char* kTexts[] = {"same", "same_but_nan", "products"};
+  constexpr const char* kTexts[] = {"same", "same_but_nan", "near", "products"};
   return kTexts[int(answer)];
 }
 

@@ -15,6 +15,7 @@ enum class Inputs { bits, floats, bf16, f16, tf32 };
 enum class Answer {
   same,          // every bit
   same_but_nan,  // every bit, and NaN where the other has NaN
+  near,          // floats within 2^-21 of each other, NaN where the other has NaN
   products,      // 4 sums of products, near each other by the 4 sums of absolute values behind them
 };
 
@@ -54,6 +55,8 @@ inline const Probe kProbes[] = {
     {"collectives", collectives},
     {"narrow", narrow, Inputs::floats},
     {"to_tf32", to_tf32, Inputs::floats, Answer::same_but_nan},
+    {"exp2", exp2, Inputs::floats, Answer::near},
+    {"reciprocal", reciprocal, Inputs::floats, Answer::near},
     {"copy_some", copy_some, {}, {}, 2, 16},
     {"copy_groups", copy_groups, {}, {}, 2, 3 * 16},
     {"copy_ahead", copy_ahead, {}, {}, 2, 2 * 16},

@@ -15,14 +15,14 @@ struct lf::oracle::Storage<__nv_bfloat16> {
   using State = float;
   static constexpr DType kDType = DType::bf16;
   static constexpr const char* kName = "bf16";
-  static constexpr double kEps = 0x1p-7, kTolerance = 8;
+  static constexpr double kEps = 0x1p-7, kTolerance = 2;
 };
 template <>
 struct lf::oracle::Storage<__half> {
   using State = float;
   static constexpr DType kDType = DType::f16;
   static constexpr const char* kName = "f16";
-  static constexpr double kEps = 0x1p-10, kTolerance = 8;
+  static constexpr double kEps = 0x1p-10, kTolerance = 2;
 };
 
 // float32 whose scans may round to TF32.
@@ -37,7 +37,7 @@ struct lf::oracle::Storage<Tf32> {
   using State = float;
   static constexpr DType kDType = DType::f32;
   static constexpr const char* kName = "tf32";
-  static constexpr double kEps = 0x1p-10, kTolerance = 8;
+  static constexpr double kEps = 0x1p-10, kTolerance = 2;
 };
 
 using lf::check::Size;

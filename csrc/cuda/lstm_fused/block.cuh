@@ -12,6 +12,7 @@
 #include "cuda/lstm_fused/block_plan.h"
 #include "cuda/lstm_fused/memory.cuh"
 #include "cuda/lstm_fused/product.cuh"
+#include "cuda/lstm_fused/value.cuh"
 
 namespace lf::cuda {
 

@@ -85,11 +85,12 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThr
 
   // dh: what the later steps, or the caller after the last, send back. A cell that has not begun
   // keeps it, and one that has ended holds what it sends to its initial state.
-  float dh[kCells], dc[kCells];
+  float dh[kCells];
+  Value dc[kCells];
 #pragma unroll
   for (int k = 0; k < kCells; ++k) {
     dh[k] = exists(k) && p.dh_n ? widen(p.dh_n[state_of(k)]) : 0;
-    dc[k] = exists(k) && p.dc_n ? p.dc_n[state_of(k)] : 0;
+    dc[k] = exists(k) && p.dc_n ? p.dc_n[state_of(k)] : 0.f;
   }
 
   // What step n - 1 reads is fetched during step n, and the place where it stands during n + 1.
@@ -105,18 +106,18 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThr
     for (int k = 0; k < kCells; ++k) {
       T kept[4] = {T(0.f), T(0.f), T(0.f), T(0.f)};
       if (active(rows, k)) {
-        float gate[4], unused;
+        Value gate[4], unused;
 #pragma unroll
         for (int g = 0; g < 4; ++g) {
           gate[g] = widen(gates[k][g]);
-          if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = unfold(gate[g]);
+          if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = unfold(gate[g].x);
         }
-        Cell::backward(gate, c_prev[k], c[k], widen(dy[k]) + dh[k], dc[k], unused);
+        Cell::template backward<Value>(gate, c_prev[k], c[k], widen(dy[k]) + dh[k], dc[k], unused);
         T* const to =
             p.dgates + (first_row + rows.first) * 4 * H + (Self::column(k) * 4 * H + Self::unit(k));
 #pragma unroll
         for (int g = 0; g < 4; ++g) {
-          narrow(gate[g], kept[g]);
+          narrow(gate[g].x, kept[g]);
           to[g * H] = kept[g];
         }
       }
@@ -152,7 +153,7 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThr
   for (int k = 0; k < kCells; ++k) {
     if (!exists(k)) continue;
     if (p.dh0) narrow(dh[k], p.dh0[state_of(k)]);
-    p.dc0[state_of(k)] = dc[k];
+    p.dc0[state_of(k)] = dc[k].x;
   }
 }
 

@@ -54,14 +54,14 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
 
   // The states at the start. Cells without a unit or a batch row hold zeros to the end: what they
   // hand on meets weights of zero, and a NaN would come through.
-  float c[kCells];
+  Value c[kCells];
   T h[kCells];
   const int batch_rows = Self::count(p.sizes.B);
 #pragma unroll
   for (int k = 0; k < kCells; ++k) {
     const int64_t state = first_state + Self::column(k) * H + Self::unit(k);
     const bool exists = Self::unit(k) < H && Self::column(k) < batch_rows;
-    c[k] = exists && p.c0 ? p.c0[state] : 0;
+    c[k] = exists && p.c0 ? p.c0[state] : 0.f;
     h[k] = exists && p.h0 ? p.h0[state] : T(0.f);
   }
   const auto hand_on = [&](unsigned char* to) {
@@ -110,21 +110,21 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
 #pragma unroll
     for (int k = 0; k < kCells; ++k) {
       if (!active(rows, k)) continue;
-      float gate[4];
+      Value gate[4];
 #pragma unroll
       for (int g = 0; g < 4; ++g)
         gate[g] = Self::sum(sums, k / kOwn<kProduct> * 2 + g / 2, g % 2, k);
-      float h_wide;
+      Value h_wide;
       Cell::forward(gate, c[k], h_wide);
-      narrow(h_wide, h[k]);
+      narrow(h_wide.x, h[k]);
       p.y[(rows.first * D + direction) * H + Self::column(k) * D * H + Self::unit(k)] = h[k];
       if (!p.c) continue;
-      p.c[(first_row + rows.first) * H + Self::column(k) * H + Self::unit(k)] = c[k];
+      p.c[(first_row + rows.first) * H + Self::column(k) * H + Self::unit(k)] = c[k].x;
       T* const kept = gates_of(rows, k);
 #pragma unroll
       for (int g = 0; g < 4; ++g) {
-        if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = fold(gate[g]);
-        narrow(gate[g], kept[g * H]);
+        if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = fold(gate[g].x);
+        narrow(gate[g].x, kept[g * H]);
       }
     }
     hand_on(h_next);
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
     if (Self::unit(k) >= H || Self::column(k) >= batch_rows) continue;
     const int64_t state = first_state + Self::column(k) * H + Self::unit(k);
     p.h_n[state] = h[k];
-    p.c_n[state] = c[k];
+    p.c_n[state] = c[k].x;
   }
 }
 

@@ -103,6 +103,22 @@ __device__ __forceinline__ uint32_t to_tf32(float x) {
   return bits;
 }
 
+// ---- the special function unit [9.7.3]. Subnormal arguments and results are zero
+// -----------------
+
+// 2^x, within 2^-22 of itself.
+__device__ __forceinline__ float exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// 1 / x, within an ulp.
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // ---- flags between blocks: the only way one block may learn what another one wrote
 // ---------------
 

@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -135,6 +136,14 @@ inline uint32_t to_tf32(float x) {
   const bool finite = (bits & 0x7f800000) != 0x7f800000;
   return (finite ? bits + 0x1000 : bits) & ~0x1fffu;
 }
+
+// ---- the special function unit -----------------------------------------------------------------
+
+inline float without_subnormals(float x) {
+  return std::fabs(x) < 0x1p-126f ? std::copysign(0.f, x) : x;
+}
+inline float exp2(float x) { return without_subnormals(std::exp2(without_subnormals(x))); }
+inline float reciprocal(float x) { return without_subnormals(1 / without_subnormals(x)); }
 
 // ---- flags between blocks ----------------------------------------------------------------------
 
