@@ -178,17 +178,9 @@ MUTANTS = {
     "c is rounded to the storage type": Mutant(
         FORWARD, "narrow(h_wide.x, h[k]);", "narrow(h_wide.x, h[k]); c[k] = widen(T(c[k].x));"
     ),
-    "W_hh is cut to TF32 in float32": Mutant(
-        PRODUCT,
-        "  using Factor = float;\n  static __device__ __forceinline__ Factor factor(Storage x) { return x; }",
-        "  using Factor = float;\n  static __device__ __forceinline__ Factor factor(Storage x) "
-        "{ const uint32_t cut = ptx::to_tf32(x); float y; std::memcpy(&y, &cut, 4); return y; }",
+    "dc is rounded to the storage type": Mutant(
+        BACKWARD,
+        "      c[k] = c_prev[k];\n",
+        "      c[k] = c_prev[k]; dc[k] = widen(T(dc[k].x));\n",
     ),
-    "gates are not folded": Mutant(
-        FORWARD, "if (sizeof(T) == 2 && Cell", "if (sizeof(T) == 3 && Cell"
-    ),
-    "gates are not unfolded": Mutant(
-        BACKWARD, "if (sizeof(T) == 2 && Cell", "if (sizeof(T) == 3 && Cell"
-    ),
-    "h of the step before": Mutant(FORWARD, "      narrow(h_wide, h[k]);\n      p.y", "      p.y"),
 }
