@@ -133,6 +133,9 @@ Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse
                   "the reverse direction must have a weight_ih where it has another weight");
   STD_TORCH_CHECK(variant < int64_t(variant_table().size()), "unknown variant code ", variant);
   const Device device = x.is_cuda() ? Device::cuda : Device::cpu;
+  // A variant asks the current device how much a block may have.
+  std::optional<torch::stable::accelerator::DeviceGuard> guard;
+  if (x.is_cuda()) guard.emplace(x.get_device_index());
   const char* reason;
   DType dtype = storage;
   const Variant* chosen = choose(device, Cell(cell), dtype, d, int(variant), &reason);
