@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
     T* const first = p.gates + (first_row + rows.first) * 4 * H;
     return first + (Self::column(k) * 4 * H + Self::unit(k));
   };
-  T x[kCells][4];
+  T x[kCells][4] = {};
   const auto load_input = [&](const StepRows& rows) {
 #pragma unroll
     for (int k = 0; k < kCells; ++k) {
