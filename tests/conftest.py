@@ -123,6 +123,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     try:
         return (yield)
     except Refused as refusal:
-        if "variant" not in pyfuncitem.fixturenames:
+        forced = pyfuncitem.funcargs.get("variant")
+        if not isinstance(forced, Forced) or f"variant {forced.name} " not in str(refusal):
             raise
         pytest.skip(str(refusal))

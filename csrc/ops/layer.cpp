@@ -112,6 +112,7 @@ void gemm(const Context& context, DType dtype, Matrix out, Matrix a, Matrix b, b
 
 Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse,
                  const OptionalTensor& batch_sizes, int64_t cell, int64_t how) {
+  STD_TORCH_CHECK(how < 2 * kTf32, "unknown variant code ", how);
   const int64_t variant = how < 0 ? how : how % kTf32;
   const bool tf32 = variant != how;
   STD_TORCH_CHECK(cell == int64_t(Cell::lstm), "unknown cell code ", cell);

@@ -1,4 +1,4 @@
-// The real dev.cuh over a CUDA runtime that writes down what it is asked for:   dev_check
+// The real dev.cuh over a CUDA runtime that writes down what it is asked for:   dev_check [broken]
 //
 // Everywhere else in CI its twin of the SIMT machine stands in its place.
 #include <cstdio>
@@ -59,7 +59,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
   check(function == reinterpret_cast<const void*>(&kernel), "an attribute of another function");
   check(launched.times == 0, "an attribute is set after the launch");
   attributes_of_kernel[attribute] = value;
-  return cudaSuccess;
+  return answer;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
@@ -91,7 +91,11 @@ cudaError_t cudaGetDeviceCount(int* count) {
   *count = 0;
   return answer;
 }
-cudaError_t cudaGetLastError() { return answer; }
+int errors_taken = 0;
+cudaError_t cudaGetLastError() {
+  ++errors_taken;
+  return answer;
+}
 const char* cudaGetErrorString(cudaError_t) { return "its words"; }
 }
 
@@ -161,7 +165,7 @@ void check_throws(const char* what, Action action) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char**) {
   launch({7, 64});
   launch({{5, 2}, 96, 48 << 10});
   launch({{5, 2, 3}, 96, (48 << 10) + 16});
@@ -187,8 +191,18 @@ int main() {
 
   const dev::Limits limits = dev::limits();
   check(limits.capability == 86 && limits.shared == 99 << 10, "limits");
-  check(!std::strcmp(dev::why_not_here(), "this machine has no CUDA device"), "why_not_here");
+  // It asks once.
+  const bool broken = argc > 1;
+  if (broken) answer = cudaErrorInvalidValue;
+  const char* const reason = broken ? "its words" : "this machine has no CUDA device";
+  check(!std::strcmp(dev::why_not_here(), reason) && errors_taken == broken, "why_not_here");
+  answer = cudaSuccess;
 
+  check_throws("leave that is not given", [] {
+    launched.times = 0;
+    dev::launch(context, {1, 1, 100 << 10}, kernel, {});
+  });
+  check(launched.times == 0, "a launch without leave");
   check_throws("a launch that fails", [] { dev::launch(context, {1, 1}, kernel, {}); });
   check_throws("a copy that fails", [&] { dev::copy(context, to, from, 1); });
   check_throws("a fill that fails", [&] { dev::fill(context, to, 0, 1); });

@@ -256,12 +256,26 @@ struct Check {
   }
 };
 
+// Whether a refusal speaks of the problem.
+inline bool is_true(const char* reason, const Problem& p, DType dtype) {
+  const auto says = [&](const char* words) { return std::strstr(reason, words); };
+  if (says("no projections")) return p.d.P != p.d.H;
+  if (says("not in fp64")) return dtype == DType::f64;
+  const bool of_dtype = says(dtype == DType::f32 ? "in float32" : "in 16 bits");
+  const char* const limit = says("H must be at most ");
+  return of_dtype && limit && p.d.H > std::atoi(limit + std::strlen("H must be at most "));
+}
+
 // Returns the worst error, in eps; nothing where the variant refuses the problem.
 template <class T>
 std::optional<double> check_one(const Variant& variant, const Context& outside, Random& random,
                                 int64_t H, Size size, int number) {
   const Problem p = make_problem<T>(random, H, size);
-  if (variant.why_not(Cell::lstm, Storage<T>::kDType, p.d)) return std::nullopt;
+  if (const char* const reason = variant.why_not(Cell::lstm, Storage<T>::kDType, p.d)) {
+    if (is_true(reason, p, Storage<T>::kDType)) return std::nullopt;
+    std::printf("%s is refused: %s\n", describe<T>(p, number).c_str(), reason);
+    std::exit(1);
+  }
   Check<T> check{variant, outside, p, describe<T>(p, number)};
   std::fprintf(stderr, "%s\n", check.problem.c_str());
   Forward forward = oracle_forward(p, variant.whole_layer ? nullptr : rounded<T>);

@@ -23,5 +23,6 @@ def test_host(name: str, tmp_path: Path) -> None:
     command = [*_build.find_compiler(), "-std=c++20", "-Wall", "-Wextra", "-Werror"]
     command += [f"-I{building.CSRC}", *headers, str(HERE / f"{name}.cpp")]
     subprocess.run([*command, "-o", str(program)], check=True)
-    done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout
+    for arguments in ([], ["broken"]):
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout

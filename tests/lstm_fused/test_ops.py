@@ -286,6 +286,15 @@ def test_tf32_is_the_same_on_both_sides() -> None:
     assert int(re.search(r"kTf32 = (\d+);", text)[1]) == ops.TF32 > len(KERNELS)
 
 
+@pytest.mark.parametrize("code", [len(KERNELS), ops.TF32 - 1, 2 * ops.TF32, 2 * ops.TF32 + 5])
+def test_unknown_variants_are_refused(code: int) -> None:
+    arguments = forward_arguments(cases.named("one")[0], torch.float32)
+    assert arguments[-2] == AUTOMATIC
+    arguments[-2] = code
+    with pytest.raises(RuntimeError, match=f"unknown variant code {code}"):
+        torch.ops.lstm_fused.layer_forward(*arguments)
+
+
 def test_fake_kernels_take_the_arguments_of_the_schema() -> None:
     for op, fake in itertools.chain(
         (("layer_forward", ops._fake_forward), ("layer", ops._fake_forward)),

@@ -76,6 +76,8 @@ def compile_program(
     headers = [flag for folder in cuda_headers() for flag in ("-isystem", str(folder))]
     command = [*compiler(mode), "-std=c++20"]
     command += ["-Wall", "-Wextra", "-Werror"] if strict else ["-w"]
+    if strict and mode == "thread":  # clang knows where 64 bits become 32
+        command += ["-Wshorten-64-to-32"]
     # `#pragma unroll` is nvcc's and clang's, who may not follow it.
     command += ["-Wno-unknown-pragmas", "-Wno-pass-failed"]
     command += [*MODES[mode], "-include", str(HERE / "builtins.h")]

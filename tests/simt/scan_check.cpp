@@ -51,6 +51,10 @@ int main(int argc, char** argv) {
     std::puts("usage: simt_check <name of a variant, such as simt.step> <seed> [rounds [wide]]");
     return 1;
   }
+  if (!simt::block_knows_its_limits()) {
+    std::puts("simt.block takes what a GPU cannot hold, or refuses what it can");
+    return 1;
+  }
   simt::seed = std::strtoull(argv[2], nullptr, 10);
   const int rounds = argc > 3 ? std::atoi(argv[3]) : 2;
   const bool wide = argc > 4;

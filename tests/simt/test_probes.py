@@ -46,3 +46,25 @@ def test_every_wrapper_has_a_twin_and_a_probe() -> None:
     assert wrappers == functions(TWIN) - INSIDE
     probes = "".join(path.read_text() for path in building.HERE.glob("probes*.cuh"))
     assert not [name for name in wrappers if f"ptx::{name}" not in probes]
+
+
+def test_what_touches_memory_stays_where_it_stands() -> None:
+    """Without volatile and the clobber a compiler may move it over a barrier, and one day will."""
+    text = (building.CSRC / PTX).read_text()
+    statements = re.findall(r"asm( volatile)?\((.*?)\);\n", text, re.S)
+    assert len(statements) > 20
+    for volatile, rest in statements:
+        first = re.search(r'"(?:\{\\n)?(?:\.reg[^"]*"\s*")?\s*([a-z]+)', rest)
+        assert first is not None, rest
+        if first.group(1) in {
+            "ld",
+            "ldmatrix",
+            "st",
+            "cp",
+            "red",
+            "bar",
+            "barrier",
+            "mbarrier",
+            "fence",
+        }:
+            assert volatile and '"memory"' in rest, rest

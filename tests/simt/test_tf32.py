@@ -1,8 +1,9 @@
-"""torch's precision of float32 scans reaches the kernels."""
+"""What cuda.block multiplies and sums in: torch's precision of float32, and float for 16 bits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,22 +11,34 @@ import torch
 from torch import Tensor
 
 import lstm_fused
-from lstm_fused import dispatch
+from lstm_fused import dispatch, ops
 from tests.simt import building
 
 pytestmark = pytest.mark.simt
 
 
-def test_tf32_where_torch_allows_it(
-    tmp_path: Path, compiled: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _simt_block(
+    tmp_path_factory: pytest.TempPathFactory, compiled: Callable[..., Path]
+) -> Iterator[None]:
+    if "simt.block" not in dispatch.KERNELS:
+        library = tmp_path_factory.mktemp("plugin") / "simt.so"
+        dispatch.add_kernels(compiled(building.PLUGIN, library, "plain"))
+    with lstm_fused.variant("simt.block"):
+        yield
+
+
+def precision(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", name)
+
+
+def test_tf32_where_torch_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and backward: ieee is nearer to float64 than tf32, which is nearer than bfloat16."""
-    dispatch.add_kernels(compiled(building.PLUGIN, tmp_path / "simt.so", "plain"))
     module = lstm_fused.LSTM(5, 33, bidirectional=True)
     x = torch.randn(6, 9, 5)
 
-    def run(dtype: torch.dtype, variant: str, precision: str = "ieee") -> list[Tensor]:
-        monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
+    def run(dtype: torch.dtype, variant: str, name: str = "ieee") -> list[Tensor]:
+        precision(monkeypatch, name)
         given = x.to(dtype, copy=True).requires_grad_()
         with lstm_fused.variant(variant):
             y, (h_n, c_n) = module.to(dtype)(given)
@@ -45,3 +58,82 @@ def test_tf32_where_torch_allows_it(
     )
     for best, middle, worst in zip(ieee, tf32, bf16, strict=True):
         assert 4 * best < middle < worst
+    plain = run(torch.float32, "simt.block", "none")
+    assert all(map(torch.equal, plain, run(torch.float32, "simt.block")))
+
+
+def test_every_binding_hands_the_precision_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = lstm_fused.LSTM(3, 16)
+    x = torch.randn(4, 2, 3)
+
+    def output(x: Tensor) -> Tensor:
+        return module(x)[0]
+
+    found = {}
+    for name in ("ieee", "tf32"):
+        precision(monkeypatch, name)
+        torch._dynamo.reset()
+        found[name] = output(x).detach()
+        of_transform, pull = torch.func.vjp(output, x)
+        of_compiler = torch.compile(output, backend="aot_eager", fullgraph=True)(x)
+        for other in (of_transform, of_compiler):
+            assert torch.equal(other.detach(), found[name])
+        found[f"gradient in {name}"] = pull(torch.ones_like(of_transform))[0].detach()
+    assert not torch.equal(found["ieee"], found["tf32"])
+    assert not torch.equal(found["gradient in ieee"], found["gradient in tf32"])
+
+
+def test_backward_has_the_precision_of_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = lstm_fused.LSTM(3, 16, bias=False)
+    w_ih, w_hh = (p.detach() for p in module.parameters())
+    x, dy = torch.randn(4, 2, 3), torch.randn(4, 2, 16)
+    code = dispatch.KERNELS.index("simt.block")
+    weights = [w_ih, w_hh, None, None, None, *[None] * 5]
+    forward = [x, None, None, *weights, None, ops.CELL_LSTM, code + ops.TF32, True]
+    y, _, _, gates, c = torch.ops.lstm_fused.layer_forward(*forward)
+
+    def dx(code: int) -> Tensor:
+        given = [dy, None, None, x, None, None, w_ih, w_hh, *[None] * 4, y, gates, c]
+        last = [None, ops.CELL_LSTM, code, ops.NEEDS_X]
+        return torch.ops.lstm_fused.layer_backward(*given, *last)[0]
+
+    assert not torch.equal(dx(code), dx(code + ops.TF32))
+    precision(monkeypatch, "tf32")
+    leaf = x.clone().requires_grad_()
+    module(leaf)[0].backward(dy)
+    _, pull = torch.func.vjp(lambda x: module(x)[0], x)
+    compiled_leaf = x.clone().requires_grad_()
+    torch.compile(lambda x: module(x)[0], backend="aot_eager")(compiled_leaf).backward(dy)
+    for found in (leaf.grad, pull(dy)[0], compiled_leaf.grad):
+        assert torch.equal(found, dx(code + ops.TF32))
+
+
+def one_step(dtype: torch.dtype, h0: Tensor, weight_hh: Tensor, tf32: bool) -> Tensor:
+    """c in float32 [H] after one step from c0 = 0, of which nothing but h0 decides."""
+    H = h0.numel()
+    code = dispatch.KERNELS.index("simt.block") + (ops.TF32 if tf32 else 0)
+    x, weight_ih = torch.zeros(1, 1, 1, dtype=dtype), torch.zeros(4 * H, 1, dtype=dtype)
+    given = [x, h0.view(1, 1, H).to(dtype), None, weight_ih, weight_hh.to(dtype)]
+    given += [None] * 9
+    return torch.ops.lstm_fused.layer_forward(*given, ops.CELL_LSTM, code, True)[4].view(H)
+
+
+@pytest.mark.parametrize("rounded", ["h0", "weight_hh"])
+def test_tf32_rounds_to_the_nearest(rounded: str) -> None:
+    """Cut off instead, 1 + 2^-11 + 2^-12 would be 1, and errors would add up over the steps."""
+    between, near = 1 + 2.0**-11 + 2.0**-12, 1 + 2.0**-10
+    h0 = torch.tensor([between if rounded == "h0" else 0.5])
+    weight_hh = torch.tensor([0.0, 0.0, between if rounded == "weight_hh" else 0.5, 0.0])
+    (found,) = one_step(torch.float32, h0, weight_hh.view(4, 1), tf32=True)
+    assert found.item() == pytest.approx(0.5 * math.tanh(near * 0.5), rel=2**-20)
+    (exact,) = one_step(torch.float32, h0, weight_hh.view(4, 1), tf32=False)
+    assert exact.item() == pytest.approx(0.5 * math.tanh(between * 0.5), rel=2**-20)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_and_states_of_16_bits_are_float(dtype: torch.dtype) -> None:
+    H = 40
+    h0, weight_hh = torch.randn(H).to(dtype), torch.randn(4 * H, H).div(H**0.5).to(dtype)
+    i, _, g, _ = (weight_hh.double() @ h0.double()).view(4, H)
+    found = one_step(dtype, h0, weight_hh, tf32=False).double()
+    torch.testing.assert_close(found, i.sigmoid() * g.tanh(), rtol=0, atol=2**-20)
