@@ -49,7 +49,7 @@ const int64_t* upload_steps(const Context& context, const Dims& d, const int64_t
 template <class T>
 BlockForward<T> parameters(const LayerForward& p, const int64_t* offsets) {
   BlockForward<T> k{};
-  k.sizes = {p.d.B, p.d.N, int(p.d.H), int(p.d.D), p.d.T, offsets};
+  k.sizes = {p.d.T, p.d.B, p.d.N, int(p.d.H), int(p.d.D), offsets};
   for (int64_t i = 0; i < p.d.D; ++i) k.w_hh[i] = static_cast<const T*>(p.w_hh[i]);
   k.h0 = static_cast<const T*>(p.h0);
   k.c0 = static_cast<const float*>(p.c0);
@@ -64,7 +64,7 @@ BlockForward<T> parameters(const LayerForward& p, const int64_t* offsets) {
 template <class T>
 BlockBackward<T> parameters(const LayerBackward& p, const int64_t* offsets) {
   BlockBackward<T> k{};
-  k.sizes = {p.d.B, p.d.N, int(p.d.H), int(p.d.D), p.d.T, offsets};
+  k.sizes = {p.d.T, p.d.B, p.d.N, int(p.d.H), int(p.d.D), offsets};
   for (int64_t i = 0; i < p.d.D; ++i) k.w_hh[i] = static_cast<const T*>(p.w_hh[i]);
   k.c0 = static_cast<const float*>(p.c0);
   k.gates = static_cast<const T*>(p.gates);
@@ -144,7 +144,10 @@ const char* why_not(Cell, DType dtype, const Dims& d) {
                                : bucket_of(Product::bf16, d.H, shared) >= 0;
   };
   if (fits(dev::limits().shared)) return nullptr;
-  if (fits(kMostShared)) return "W_hh needs more shared memory than a block of this GPU has";
+  if (fits(kMostShared))
+    return dtype == DType::f32
+               ? "W_hh in fp32 or tf32 needs more shared memory than a block of this GPU has"
+               : "W_hh needs more shared memory than a block of this GPU has";
   return dtype == DType::f32 ? "in float32 H must be at most 128, so that a block can hold W_hh"
                              : "in 16 bits H must be at most 192, so that a block can hold W_hh";
 }

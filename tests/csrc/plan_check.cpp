@@ -44,20 +44,20 @@ void check_buckets() {
     }
 }
 
-// The four words of all lanes and steps are the tile, each factor once.
-void check_fragments(Product product, int steps) {
+// The four words of all lanes and slices are the tile, each factor once.
+void check_fragments(Product product, int slices) {
   const int per_word = 4 / factor_size(product);
   std::set<std::pair<int, int>> seen;
   for (int lane = 0; lane < 32; ++lane)
-    for (int step = 0; step < steps; ++step)
+    for (int slice = 0; slice < slices; ++slice)
       for (int word = 0; word < 4; ++word) {
-        const Place at = place(product, lane, step, word);
+        const Place at = place(product, lane, slice, word);
         for (int k = 0; k < per_word; ++k) seen.insert({at.row, at.factor + k});
       }
-  const int width = steps * kFragmentBytes / factor_size(product);
+  const int width = slices * kFragmentBytes / factor_size(product);
   check(int(seen.size()) == kTileRows * width && seen.begin()->first == 0 &&
             seen.rbegin()->first == kTileRows - 1 && seen.rbegin()->second == width - 1,
-        "fragments do not make up the tile", product, steps);
+        "fragments do not make up the tile", product, slices);
 }
 
 // Eight rows of 16 bytes, as ldmatrix reads them, meet every bank once.
@@ -72,17 +72,17 @@ void check_plans() {
   for (const Product product : kProducts)
     for (const Bucket& bucket : kBuckets) {
       if (!is_compiled(product, bucket)) continue;
-      check(bucket.H % 32 == 0, "a warp reads the fragments of two steps at once", product,
+      check(bucket.H % 32 == 0, "a warp reads the fragments of two slices at once", product,
             bucket.H);
       for (const Pass pass : {Pass::forward, Pass::backward}) {
         const BlockPlan plan = block_plan(product, pass, bucket);
         check(plan.threads <= 1024 && plan.threads / 32 * kTileRows == bucket.H, "threads", product,
               bucket.H);
-        check(plan.held >= 1 && plan.held <= plan.steps, "held", product, bucket.H);
+        check(plan.held >= 1 && plan.held <= plan.slices, "held", product, bucket.H);
         check(plan.held * kTiles * 4 < 255, "held in registers", product, bucket.H);
         check(plan.shared <= kMostShared && plan.shared % 16 == 0, "shared", product, bucket.H);
         check_banks(product, plan.pitch);
-        check_fragments(product, plan.steps);
+        check_fragments(product, plan.slices);
       }
     }
 }

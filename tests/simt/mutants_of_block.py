@@ -45,10 +45,10 @@ MUTANTS = {
         PLAN, "plan.shared = 2 * plan.buffer", "plan.shared = plan.buffer"
     ),
     "a fragment too little": Mutant(
-        MAP, "size_t(steps - held) * kTiles", "(size_t(steps - held) * kTiles - 1)"
+        MAP, "size_t(slices - held) * kTiles", "(size_t(slices - held) * kTiles - 1)"
     ),
     "fragments of threads overlap": Mutant(
-        PRODUCT, "step - kHeld) * kThreads", "step - kHeld) * (kThreads - 1)"
+        PRODUCT, "slice - kHeld) * kThreads", "slice - kHeld) * (kThreads - 1)"
     ),
     "a pitch without its 16 bytes of columns": Mutant(
         MAP,
@@ -61,7 +61,7 @@ MUTANTS = {
         MAP, "in_group * 4 + word / 2 * 16", "in_group * 4 + word % 2 * 16"
     ),
     "factors of a plain fragment": Mutant(MAP, "in_group * 4 + word}", "word * 4 + in_group}"),
-    "halves of a plain fragment": Mutant(MAP, "group + step % 2 * 8", "group + (step + 1) % 2 * 8"),
+    "halves of a plain fragment": Mutant(MAP, "group + slice % 2 * 8", "group + (slice + 1) % 2 * 8"),
     "pieces of the columns": Mutant(
         PRODUCT, "threadIdx.x % 32 / 8 * 16", "threadIdx.x % 32 / 16 * 16"
     ),
@@ -132,8 +132,8 @@ MUTANTS = {
     ),
     "steps of the block before": Mutant(
         KERNEL,
-        "sizes.offsets[sizes.steps + 1 + blockIdx.x]",
-        "sizes.offsets[sizes.steps + blockIdx.x]",
+        "sizes.offsets[sizes.T + 1 + blockIdx.x]",
+        "sizes.offsets[sizes.T + blockIdx.x]",
     ),
     "a block's steps end a row early": Mutant(
         DRIVER, "offsets[steps - 1] <= block", "offsets[steps - 1] <= 1 + block"

@@ -18,11 +18,10 @@ namespace lf::cuda {
 
 // The sizes of a layer, and where each step's rows are.
 struct BlockSizes {
-  int64_t B, N;
+  int64_t T, B, N;
   int H, D;
-  int64_t steps;
-  const int64_t*
-      offsets;  // [T + 1] and then the steps of each block; nullptr: B rows at every step
+  // [T + 1] and then the steps of each block; nullptr: B rows at every step.
+  const int64_t* offsets;
 };
 
 // Rows of the tensors at one time step that belong to a block: `count` from `first` on.
@@ -41,7 +40,7 @@ struct Block {
   static constexpr int kThreads = kPlan.threads;
   static constexpr int kColumns = columns_of(kProduct);
   static constexpr int kCells = 2 * kOwn<kProduct>;  // of a thread
-  using Matrix = Fragments<kProduct, kThreads, kPlan.steps, kPlan.held>;
+  using Matrix = Fragments<kProduct, kThreads, kPlan.slices, kPlan.held>;
 
   // A thread's cell k: its hidden unit, its row within the block, its sum within a tile.
   static __device__ __forceinline__ int unit(int k) {
@@ -66,8 +65,8 @@ struct Block {
     return left < 0 ? 0 : left < kColumns ? int(left) : kColumns;
   }
 
-  static __device__ __forceinline__ int64_t steps(const BlockSizes& sizes) {
-    return sizes.offsets ? sizes.offsets[sizes.steps + 1 + blockIdx.x] : sizes.steps;
+  static __device__ __forceinline__ int64_t steps_of(const BlockSizes& sizes) {
+    return sizes.offsets ? sizes.offsets[sizes.T + 1 + blockIdx.x] : sizes.T;
   }
   // The rows of the block's step n, in the order of its direction; none before the first and after
   // the last.

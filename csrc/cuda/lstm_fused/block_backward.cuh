@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThr
   constexpr int kCells = Self::kCells, kPitch = Self::kPlan.pitch;
   constexpr int kSlab = Self::kH * sizeof(Factor);  // of a gate, in a row of factors
   const int H = p.sizes.H, D = p.sizes.D, direction = Self::direction();
-  const int64_t steps = Self::steps(p.sizes), first_state = Self::first_state(p.sizes);
+  const int64_t steps = Self::steps_of(p.sizes), first_state = Self::first_state(p.sizes);
   const int64_t first_row = direction * p.sizes.N;  // of the gates and c
 
   ptx::Shared shared;

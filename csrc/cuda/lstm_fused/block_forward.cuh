@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
   using Factor = typename Self::Factor;
   constexpr int kCells = Self::kCells, kPitch = Self::kPlan.pitch;
   const int H = p.sizes.H, D = p.sizes.D, direction = Self::direction();
-  const int64_t steps = Self::steps(p.sizes), first_state = Self::first_state(p.sizes);
+  const int64_t steps = Self::steps_of(p.sizes), first_state = Self::first_state(p.sizes);
   const int64_t first_row = direction * p.sizes.N;  // of the gates and c
 
   ptx::Shared shared;

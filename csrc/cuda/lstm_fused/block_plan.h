@@ -26,7 +26,7 @@ constexpr Bucket kBuckets[] = {
 
 struct BlockPlan {
   int threads;    // a warp for 16 units
-  int steps;      // fragments of a tile
+  int slices;     // fragments of a tile
   int held;       // of them in registers; 0: there is no kernel
   int pitch;      // from one row of factors to the next, bytes
   size_t buffer;  // bytes of factors that a step hands to the next
@@ -36,13 +36,13 @@ struct BlockPlan {
 constexpr BlockPlan block_plan(Product product, Pass pass, const Bucket& bucket) {
   BlockPlan plan{};
   plan.threads = bucket.H / kTileRows * 32;
-  plan.steps = steps_of(product, bucket.H);
+  plan.slices = slices_of(product, bucket.H);
   plan.held = (product == Product::ieee   ? bucket.ieee
                : product == Product::tf32 ? bucket.tf32
                                           : bucket.half)[int(pass)];
   plan.pitch = pitch(product, pass == Pass::forward ? bucket.H : kTiles * bucket.H);
   plan.buffer = size_t(columns_of(product)) * plan.pitch;
-  plan.shared = 2 * plan.buffer + rest_bytes(plan.steps, plan.held, plan.threads);
+  plan.shared = 2 * plan.buffer + rest_bytes(plan.slices, plan.held, plan.threads);
   return plan;
 }
 

@@ -1,4 +1,4 @@
-// The product of a scan's step: a constant matrix, spread over a block's threads as product_plan.h
+// The product of a time step: a constant matrix, spread over a block's threads as product_plan.h
 // says, times a few columns that lie in shared memory.
 //
 // mma.sync in 16 bits and TF32, with the matrix as its first factor, so that the few columns are
@@ -68,7 +68,7 @@ template <Product kProduct>
 using Sums = float[kTiles][2][kOwn<kProduct>];
 
 // One thread's part of the matrix.
-template <Product kProduct, int kThreads, int kSteps, int kHeld>
+template <Product kProduct, int kThreads, int kSlices, int kHeld>
 class Fragments {
   using Factor = typename Kind<kProduct>::Factor;
   static constexpr int kColumns = columns_of(kProduct);
@@ -82,22 +82,22 @@ class Fragments {
       // Registers have no index at run time: each round shifts them. Unrolled, ptxas puts off the
       // packing of 16-bit factors, and spills.
 #pragma unroll 1
-    for (int step = 0; step < kHeld; ++step)
+    for (int slice = 0; slice < kHeld; ++slice)
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
         for (int k = 0; k < kHeld - 1; ++k)
 #pragma unroll
           for (int word = 0; word < 4; ++word) held_[tile][k][word] = held_[tile][k + 1][word];
-        load_fragment(held_[tile][kHeld - 1], tile, step, element);
+        load_fragment(held_[tile][kHeld - 1], tile, slice, element);
       }
 #pragma unroll 1
-    for (int step = kHeld; step < kSteps; ++step)
+    for (int slice = kHeld; slice < kSlices; ++slice)
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         uint32_t words[4];
-        load_fragment(words, tile, step, element);
-        *rest(tile, step) = {words[0], words[1], words[2], words[3]};
+        load_fragment(words, tile, slice, element);
+        *rest(tile, slice) = {words[0], words[1], words[2], words[3]};
       }
   }
 
@@ -113,19 +113,19 @@ class Fragments {
   }
 
  private:
-  static constexpr int kRest = kSteps - kHeld;
+  static constexpr int kRest = kSlices - kHeld;
 
-  __device__ __forceinline__ uint4* rest(int tile, int step) const {
-    return rest_ + (tile * kRest + step - kHeld) * kThreads + threadIdx.x;
+  __device__ __forceinline__ uint4* rest(int tile, int slice) const {
+    return rest_ + (tile * kRest + slice - kHeld) * kThreads + threadIdx.x;
   }
 
   template <class Element>
-  static __device__ __forceinline__ void load_fragment(uint32_t (&words)[4], int tile, int step,
+  static __device__ __forceinline__ void load_fragment(uint32_t (&words)[4], int tile, int slice,
                                                        Element element) {
 #pragma unroll
     for (int word = 0; word < 4; ++word) {
       constexpr int kPer = 4 / sizeof(Factor);
-      const Place at = place(kProduct, int(threadIdx.x % 32), step, word);
+      const Place at = place(kProduct, int(threadIdx.x % 32), slice, word);
       Factor factors[kPer];
 #pragma unroll
       for (int k = 0; k < kPer; ++k)
@@ -134,13 +134,14 @@ class Fragments {
     }
   }
 
-  // tile and step are known to the compiler.
-  __device__ __forceinline__ void fragment(uint32_t (&words)[4], int tile, int step) const {
-    if (step < kHeld) {
+  // tile and slice are known to the compiler.
+  __device__ __forceinline__ void fragment(uint32_t (&words)[4], int tile, int slice) const {
+    if (slice < kHeld) {
 #pragma unroll
-      for (int word = 0; word < 4; ++word) words[word] = held_[tile][step < kHeld ? step : 0][word];
+      for (int word = 0; word < 4; ++word)
+        words[word] = held_[tile][slice < kHeld ? slice : 0][word];
     } else {
-      const uint4 all = *rest(tile, step);
+      const uint4 all = *rest(tile, slice);
       words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
     }
   }
@@ -148,8 +149,8 @@ class Fragments {
   template <int kPitch, int kSlab>
   __device__ __forceinline__ void multiply_by_mma(const unsigned char* columns,
                                                   Sums<kProduct>& sums) const {
-    static_assert(kSteps % 2 == 0);
-    // Lane l names row l % 8, 16-byte piece l / 8: the fragments of two steps.
+    static_assert(kSlices % 2 == 0);
+    // Lane l names row l % 8, 16-byte piece l / 8: the fragments of two slices.
     columns += threadIdx.x % 8 * kPitch + threadIdx.x % 32 / 8 * 16;
     float d[kTiles][4];
 #pragma unroll
@@ -157,15 +158,16 @@ class Fragments {
 #pragma unroll
       for (int k = 0; k < 4; ++k) d[tile][k] = sums[tile][k / 2][k % 2];
 #pragma unroll
-    for (int step = 0; step < kSteps; step += 2) {
+    for (int slice = 0; slice < kSlices; slice += 2) {
       uint32_t b[4];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        if (tile == 0 || kSlab) ptx::load_matrix(b, columns + tile * kSlab + step * kFragmentBytes);
+        if (tile == 0 || kSlab)
+          ptx::load_matrix(b, columns + tile * kSlab + slice * kFragmentBytes);
         uint32_t a[4];
-        fragment(a, tile, step);
+        fragment(a, tile, slice);
         Kind<kProduct>::multiply(d[tile], a, {b[0], b[1]});
-        fragment(a, tile, step + 1);
+        fragment(a, tile, slice + 1);
         Kind<kProduct>::multiply(d[tile], a, {b[2], b[3]});
       }
     }
@@ -178,11 +180,11 @@ class Fragments {
   template <int kPitch, int kSlab>
   __device__ __forceinline__ void multiply_plainly(const unsigned char* columns,
                                                    Sums<kProduct>& sums) const {
-    static_assert(kSteps % 2 == 0);
+    static_assert(kSlices % 2 == 0);
     columns += threadIdx.x % 4 * 16;
     float d[kTiles][2][kColumns] = {};
 #pragma unroll
-    for (int step = 0; step < kSteps; step += 2) {
+    for (int slice = 0; slice < kSlices; slice += 2) {
       float4 b[kColumns];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
@@ -190,12 +192,12 @@ class Fragments {
 #pragma unroll
           for (int n = 0; n < kColumns; ++n)
             b[n] = *reinterpret_cast<const float4*>(columns + tile * kSlab + n * kPitch +
-                                                    step * kFragmentBytes);
+                                                    slice * kFragmentBytes);
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           uint32_t words[4];
-          fragment(words, tile, step + half);
+          fragment(words, tile, slice + half);
           float a[4];
           std::memcpy(a, words, sizeof a);
 #pragma unroll

@@ -1,10 +1,10 @@
 // How a block holds a constant matrix for the products of a scan: sizes and index maps alone, so
 // that tests walk all of them without a GPU (tests/csrc/plan_check.cpp).
 //
-// The matrix has 4 tiles of 16 rows for each warp, and a step multiplies it by a few columns that
-// lie in shared memory as rows of factors. It is cut into fragments of 4 words a thread: tile t,
-// step s, 32 bytes of every row. The first fragments of a tile are held in registers, the rest in
-// shared memory.
+// The matrix has 4 tiles of 16 rows for each warp, and every time step multiplies it by a few
+// columns that lie in shared memory as rows of factors. It is cut into fragments of 4 words a
+// thread: tile t, slice s, 32 bytes of every row. The first fragments of a tile are held in
+// registers, the rest in shared memory.
 #pragma once
 
 #include <algorithm>
@@ -28,27 +28,28 @@ constexpr LF_FN int factor_size(Product product) {
 // flops, 0.29 us at H = 128, so blocks take half and there are twice as many.
 constexpr int columns_of(Product product) { return product == Product::ieee ? 4 : 8; }
 
-// Where word `word` of a lane's fragment at step `step` stands: its row in the tile and the first
-// of its factors in the row. For mma.sync the table of the PTX ISA (9.7.14.5); without it a lane
-// has 16 neighbouring bytes of one row, row lane / 4 at even steps, and the next 8 at odd ones.
+// Where a word of a lane's fragment stands: its row in the tile and the first of its factors there.
+// For mma.sync the table of the PTX ISA (9.7.14.5); without it a lane has 16 neighbouring bytes of
+// one row, row lane / 4 at even slices, and the next 8 at odd ones.
 struct Place {
   int row, factor;
 };
-constexpr LF_FN Place place(Product product, int lane, int step, int word) {
+constexpr LF_FN Place place(Product product, int lane, int slice, int word) {
   const int group = lane / 4, in_group = lane % 4;
-  if (product == Product::ieee) return {group + step % 2 * 8, step / 2 * 16 + in_group * 4 + word};
-  const int byte = step * kFragmentBytes + in_group * 4 + word / 2 * 16;
+  if (product == Product::ieee)
+    return {group + slice % 2 * 8, slice / 2 * 16 + in_group * 4 + word};
+  const int byte = slice * kFragmentBytes + in_group * 4 + word / 2 * 16;
   return {group + word % 2 * 8, byte / factor_size(product)};
 }
 
 // Fragments of a tile, for rows of kWidth factors.
-constexpr int steps_of(Product product, int width) {
+constexpr int slices_of(Product product, int width) {
   return width * factor_size(product) / kFragmentBytes;
 }
 
 // Shared memory of those that registers do not hold.
-constexpr size_t rest_bytes(int steps, int held, int threads) {
-  return size_t(steps - held) * kTiles * threads * 16;
+constexpr size_t rest_bytes(int slices, int held, int threads) {
+  return size_t(slices - held) * kTiles * threads * 16;
 }
 
 // From one row of factors in shared memory to the next. Eight rows that are read at once, 16 bytes
