@@ -61,7 +61,9 @@ MUTANTS = {
         MAP, "in_group * 4 + word / 2 * 16", "in_group * 4 + word % 2 * 16"
     ),
     "factors of a plain fragment": Mutant(MAP, "in_group * 4 + word}", "word * 4 + in_group}"),
-    "halves of a plain fragment": Mutant(MAP, "group + slice % 2 * 8", "group + (slice + 1) % 2 * 8"),
+    "halves of a plain fragment": Mutant(
+        MAP, "group + slice % 2 * 8", "group + (slice + 1) % 2 * 8"
+    ),
     "pieces of the columns": Mutant(
         PRODUCT, "threadIdx.x % 32 / 8 * 16", "threadIdx.x % 32 / 16 * 16"
     ),
@@ -170,11 +172,16 @@ MUTANTS = {
         FORWARD, "p.c[(first_row + rows.first) * H", "p.c[rows.first * H"
     ),
     # Gates.
-    "the sigmoid of a negative number": Mutant(VALUE, "v.x < 0 ? small", "v.x > 0 ? small"),
-    "tanh of half": Mutant(VALUE, "exp_of_minus(v, 2 * kLog2E)", "exp_of_minus(v, kLog2E)"),
-    "tanh's polynomial too far": Mutant(VALUE, "< 0.55f", "< 0.85f"),
-    "tanh loses its sign": Mutant(VALUE, "::copysignf(far, v.x)", "far"),
-    "tanh's second coefficient": Mutant(VALUE, "p * s + 0.13320712", "p * s + 0.13020712"),
+    "less is greater": Mutant(
+        VALUE, "return a.x < b.x ? yes : no;", "return a.x > b.x ? yes : no;"
+    ),
+    "exp to another base": Mutant(VALUE, "x * 1.44269504f", "x * 1.44f"),
+    "a coefficient of exp - 1": Mutant(
+        VALUE,
+        "0.16665342450141907f;\n  p = p * x + 0.49999934434890747f;\n  expm1_x",
+        "0.16665342450141907f;\n  p = p * x + 0.49f;\n  expm1_x",
+    ),
+    "tanh loses its sign": Mutant(VALUE, "::copysignf(v.x, sign.x)", "v.x"),
     "c is rounded to the storage type": Mutant(
         FORWARD, "narrow(h_wide.x, h[k]);", "narrow(h_wide.x, h[k]); c[k] = widen(T(c[k].x));"
     ),

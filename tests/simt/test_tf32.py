@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 import lstm_fused
 from lstm_fused import dispatch, ops
+from tests.close import assert_no_worse
 from tests.simt import building
 
 pytestmark = pytest.mark.simt
@@ -124,16 +124,20 @@ def test_tf32_rounds_to_the_nearest(rounded: str) -> None:
     between, near = 1 + 2.0**-11 + 2.0**-12, 1 + 2.0**-10
     h0 = torch.tensor([between if rounded == "h0" else 0.5])
     weight_hh = torch.tensor([0.0, 0.0, between if rounded == "weight_hh" else 0.5, 0.0])
-    (found,) = one_step(torch.float32, h0, weight_hh.view(4, 1), tf32=True)
-    assert found.item() == pytest.approx(0.5 * math.tanh(near * 0.5), rel=2**-20)
-    (exact,) = one_step(torch.float32, h0, weight_hh.view(4, 1), tf32=False)
-    assert exact.item() == pytest.approx(0.5 * math.tanh(between * 0.5), rel=2**-20)
+    for tf32, factor in ((True, near), (False, between)):
+        found = one_step(torch.float32, h0, weight_hh.view(4, 1), tf32)
+        ref = 0.5 * torch.tensor([0.5 * factor], dtype=torch.float64).tanh()
+        assert_no_worse("c", found, ref.float(), ref)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sums_and_states_of_16_bits_are_float(dtype: torch.dtype) -> None:
     H = 40
     h0, weight_hh = torch.randn(H).to(dtype), torch.randn(4 * H, H).div(H**0.5).to(dtype)
-    i, _, g, _ = (weight_hh.double() @ h0.double()).view(4, H)
-    found = one_step(dtype, h0, weight_hh, tf32=False).double()
-    torch.testing.assert_close(found, i.sigmoid() * g.tanh(), rtol=0, atol=2**-20)
+    found = one_step(dtype, h0, weight_hh, tf32=False)
+
+    def by_torch(dtype: torch.dtype) -> Tensor:
+        i, _, g, _ = (weight_hh.to(dtype) @ h0.to(dtype)).view(4, H)
+        return i.sigmoid() * g.tanh()
+
+    assert_no_worse("c", found, by_torch(torch.float32), by_torch(torch.float64))
