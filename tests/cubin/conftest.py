@@ -39,8 +39,8 @@ def toolkit() -> _build.Toolkit:
 def compile_cuda(toolkit: _build.Toolkit, tmp_path_factory: pytest.TempPathFactory) -> Compile:
     """Compile a CUDA source with the library's flags; returns its kernels."""
 
-    def run(source: Path, architectures: Sequence[str] = ("9.0a",), strict: bool = False):
-        plan = _build.Plan(_build.find_csrc(), toolkit, tuple(architectures), None, strict)
+    def run(source: Path, architectures: Sequence[str] = ("9.0a",)) -> list[sass.Kernel]:
+        plan = _build.Plan(_build.find_csrc(), toolkit, tuple(architectures), None, False)
         target = tmp_path_factory.mktemp("cuda") / "compiled.o"
         command = [toolkit.nvcc, *_build.nvcc_flags(plan), f"-I{plan.csrc}"]
         done = subprocess.run(

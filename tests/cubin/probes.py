@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from bench import machine, sass
+from bench.gpu import twins
 from lstm_fused import _build
 from tests.cubin import gate
-from tests.simt import building
 
 FILE = Path(__file__).with_name("probes.json")
 
@@ -36,14 +35,8 @@ def digests(kernels: Iterable[sass.Kernel]) -> dict[str, str]:
 
 
 def compile_probes(target: Path) -> list[sass.Kernel]:
-    toolkit, why_not = _build.find_toolkit()
-    if toolkit is None:
-        raise RuntimeError(why_not)
-    plan = _build.Plan(building.CSRC, toolkit, tuple(_build.DEFAULT_ARCHITECTURES), None, True)
-    folders = (plan.csrc, building.HERE, building.HERE / "gpu")
-    command = [toolkit.nvcc, *_build.nvcc_flags(plan), *(f"-I{folder}" for folder in folders)]
-    subprocess.run([*command, "-c", str(building.PROBES_DUMP), "-o", str(target)], check=True)
-    return sass.read(target)
+    """The probes for every architecture of the library. Raises RuntimeError."""
+    return sass.read(twins.build_for_gpu(target, _build.DEFAULT_ARCHITECTURES, strict=True))
 
 
 def main() -> None:

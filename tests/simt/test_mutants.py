@@ -1,0 +1,40 @@
+"""Every planted bug of mutants_of_block.py and mutants_of_step.py is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.simt import mutants_of_block, mutants_of_step
+from tests.simt.mutation import Planter
+
+pytestmark = pytest.mark.simt
+
+MUTANTS = {"block": mutants_of_block.MUTANTS, "step": mutants_of_step.MUTANTS}
+CASES = [(kind, name) for kind, mutants in MUTANTS.items() for name in mutants]
+MODES = [("block", "address"), ("block", "thread"), ("step", "address")]
+
+
+@pytest.fixture(scope="module")
+def planters(
+    tmp_path_factory: pytest.TempPathFactory, compiled: Callable[..., Path]
+) -> dict[str, Planter]:
+    return {
+        kind: Planter(f"{kind}.cpp", f"simt.{kind}", tmp_path_factory.mktemp(kind), compiled)
+        for kind in MUTANTS
+    }
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_mutants(kind: str, name: str, planters: dict[str, Planter], tmp_path: Path) -> None:
+    noticed = planters[kind].noticed(MUTANTS[kind][name], tmp_path)
+    assert noticed is not None, f"nobody notices: {name}"
+
+
+@pytest.mark.parametrize(("kind", "mode"), MODES)
+def test_the_control_is_clean(
+    kind: str, mode: str, planters: dict[str, Planter], tmp_path: Path
+) -> None:
+    assert planters[kind].complaint(mode, tmp_path / "control") is None
