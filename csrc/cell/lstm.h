@@ -16,12 +16,22 @@ struct LstmCell {
   // gate: pre-activations in, activations out. c: c_prev in, c out.
   template <class V>
   static LF_FN void forward(V (&gate)[kGates], V& c, V& h) {
+    update(gate, c);
+    h = output(gate[3], c);
+  }
+
+  // The two halves of forward.
+  template <class V>
+  static LF_FN void update(V (&gate)[kGates], V& c) {
     gate[0] = sigmoid(gate[0]);
     gate[1] = sigmoid(gate[1]);
     gate[2] = tanh(gate[2]);
     gate[3] = sigmoid(gate[3]);
     c = gate[1] * c + gate[0] * gate[2];
-    h = gate[3] * tanh(c);
+  }
+  template <class V>
+  static LF_FN V output(V o, V c) {
+    return o * tanh(c);
   }
 
   // gate: activations in, gradients of the pre-activations out. dc: gradient of c that the later

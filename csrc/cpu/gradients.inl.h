@@ -4,42 +4,41 @@
 //   dx    = dgates W_ih, of both directions
 //
 // A weight's gradient is a sum over rows of outer products. Rows come in blocks. Of each block a
-// member transposes its own columns of dgates into tiles, packs [x | h_before] into panels, a chunk
-// of columns at a time, and adds the products of the two to its own rows of dW. A few rows are
+// member packs [x | h_before] into panels, a chunk of columns at a time, copies its own columns of
+// dgates, a group at a time, and adds the products of the two to its own rows of dW. A few rows are
 // multiplied as they lie. No number has two writers, nobody waits, and the order of a sum does not
 // depend on the team.
 #pragma once
 
 #include "contract/order.h"
+#include "cpu/panels.inl.h"
 #include "cpu/plan.h"
-#include "cpu/tile.inl.h"
 
 namespace lf::LF_ISA {
 
 constexpr int64_t kBlockRows = 256;
 static_assert(kBlockRows % kChain == 0);
 
-// Up to so many rows in all, packing and transposing would take longer than the products.
+// Up to so many rows in all, packing and copying would take longer than the products.
 constexpr int64_t kFewRows = 8;
 
-// Panels of a block that a member packs at once: 1 MiB. With 256 KiB dgates were transposed more
+// Panels of a block that a member packs at once: 1 MiB. With 256 KiB dgates were copied more
 // often, and a product of 2048 columns took a fifth longer; without a limit, memory grew with
 // threads times I.
 template <class T>
 constexpr int64_t kChunkPanels = (1 << 20) / (kBlockRows * kPanel<T> * sizeof(T));
 
-// Tiles that are transposed at once: 48 columns of dgates, so that most cache lines are read once.
-constexpr int64_t kGroupTiles = 48 / kTileRows;
-
-// Rows of dgates that pass by one panel of W_ih after another: 192 KiB at H = 128.
-constexpr int64_t kInputRows = 96;
+// Columns of dgates whose tiles share a copy in L1, beside a block of a panel: 12 KiB of each
+// kChain rows on AVX2.
+constexpr int64_t kGroup = 8 * kTileRows;
+static_assert(kGroup <= kStripRows);
 
 template <class T>
 struct GradientTask {
   const LayerBackward* p;
   int members;
   Columns<T> w_ih[kMaxDirections];  // without columns where dx is not wanted
-  T* scratch;                       // per member: panels of a chunk, then a group of tiles
+  T* scratch;                       // per member: panels of a chunk, then a group of columns
   int64_t panels_size, scratch_size;
 };
 
@@ -107,8 +106,8 @@ static void plan_gradients(const LayerBackward& p, int threads, T* base, int64_t
   }
   task.members = team_for(flops, threads);
   task.panels_size = few ? 0 : panels * block * kPanel<T>;
-  const int64_t tiles_size = few ? 0 : block * kGroupTiles * kTileRows;
-  task.scratch_size = ceil_div(task.panels_size + tiles_size, 16) * 16;
+  const int64_t group_size = few ? 0 : block * kGroup;
+  task.scratch_size = ceil_div(task.panels_size + group_size, 16) * 16;
   task.scratch = take(base, used, task.members * task.scratch_size);
 }
 
@@ -181,22 +180,18 @@ static void pack_right(const WeightGradient<T>& g, const Block<T>& block, int64_
   }
 }
 
-// Columns of left from m on to tiles [rows][kTileRows], with zeros past the last column.
+// Columns of left from m on to a group [rows][kGroup], with zeros past the last column.
 template <class T>
-static void transpose_left(const WeightGradient<T>& g, const Block<T>& block, int64_t m,
-                           int64_t tiles, T* out) {
+static void copy_left(const WeightGradient<T>& g, const Block<T>& block, int64_t m, T* out) {
   using V = Vec<T>;
-  for (int64_t row = 0; row < block.rows; ++row)
-    for (int64_t tile = 0; tile < tiles; ++tile)
-#pragma GCC unroll 3
-      for (int r = 0; r < kTileRows; r += V::kWidth) {
-        const int lanes = kTileRows - r < V::kWidth ? kTileRows - r : V::kWidth;
-        const int64_t column = m + tile * kTileRows + r, there = g.M - column;
-        V::load(g.left + (block.first + row) * g.M + column, there >= lanes ? lanes
-                                                             : there > 0    ? int(there)
-                                                                            : 0)
-            .store(out + (tile * block.rows + row) * kTileRows + r, lanes);
-      }
+  for (int64_t row = 0; row < block.rows; ++row, out += kGroup) {
+    const T* const from = g.left + (block.first + row) * g.M + m;
+#pragma GCC unroll 12
+    for (int c = 0; c < kGroup; c += V::kWidth) {
+      const int64_t there = g.M - m - c;
+      V::load(from + c, there >= V::kWidth ? V::kWidth : there > 0 ? int(there) : 0).store(out + c);
+    }
+  }
 }
 
 // sums += the columns [m, m1) of left.
@@ -217,53 +212,49 @@ static void add_sums(const WeightGradient<T>& g, const Block<T>& block, int64_t 
   }
 }
 
-// out += tile times the panel whose first vector is v, for the rows of out from m on; the first
+// n rows of out from m on += a group of columns times the panel whose first vector is v; the first
 // block sets them.
 template <class T, int J>
-static void add_product(const WeightGradient<T>& g, const Block<T>& block, int64_t m, int64_t v,
-                        const T* tile, const T* panel) {
+static void add_product(const WeightGradient<T>& g, const Block<T>& block, int64_t m, int64_t n,
+                        int64_t v, const T* group, const T* panel) {
   using V = Vec<T>;
-  Tile<T, kTileRows> product;
-  const T* rows[kTileRows];
-  for (int r = 0; r < kTileRows; ++r) rows[r] = tile + r;
-  multiply<T, kTileRows, J, kTileRows>(product, rows, panel, block.rows);
+  Strip<T> product;
+  multiply_strip<T, J, kGroup>(
+      product.at[0][0], n, [&](int64_t r) { return group + r; }, Right<T>{panel, block.rows});
   for (int j = 0; j < J; ++j) {
     const Place<T> place(g, v + j);
-    for (int r = 0; r < kTileRows && m + r < g.M; ++r) {
-      T* const out = g.out[place.k] + (m + r) * g.columns[place.k] + place.column;
+    T* out = g.out[place.k] + m * g.columns[place.k] + place.column;
+    for (int64_t r = 0; r < n; ++r, out += g.columns[place.k]) {
       const V sum = V::load(product.at[r][j]);
       (block.first ? sum + V::load(out, place.lanes) : sum).store(out, place.lanes);
     }
   }
 }
 
-// One member's rows of g.out from one chunk of columns, vectors [v0, v1), of one block.
+// One member's rows [m0, m1) of g.out from one chunk of columns, vectors [v0, v1), of one block.
 template <class T>
 static void add_chunk(const WeightGradient<T>& g, const Block<T>& block, int64_t v0, int64_t v1,
-                      int64_t tile0, int64_t tile1, T* panels, T* tiles) {
+                      int64_t m0, int64_t m1, T* panels, T* group) {
   pack_right(g, block, v0, v1, panels);
-  for (int64_t first = tile0; first < tile1; first += kGroupTiles) {
-    const int64_t n = tile1 - first < kGroupTiles ? tile1 - first : kGroupTiles;
-    transpose_left(g, block, first * kTileRows, n, tiles);
-    for (int64_t v = v0; v < v1; v += 4)
-      for (int64_t k = 0; k < n; ++k) {
-        const T* const a = tiles + k * block.rows * kTileRows;
-        const T* const b = panels + (v - v0) / 4 * block.rows * kPanel<T>;
-        const int64_t m = (first + k) * kTileRows;
-        switch (v1 - v) {
-          case 1:
-            add_product<T, 1>(g, block, m, v, a, b);
-            break;
-          case 2:
-            add_product<T, 2>(g, block, m, v, a, b);
-            break;
-          case 3:
-            add_product<T, 3>(g, block, m, v, a, b);
-            break;
-          default:
-            add_product<T, 4>(g, block, m, v, a, b);
-        }
+  for (int64_t m = m0; m < m1; m += kGroup) {
+    const int64_t n = m1 - m < kGroup ? m1 - m : kGroup;
+    copy_left(g, block, m, group);
+    for (int64_t v = v0; v < v1; v += 4) {
+      const T* const panel = panels + (v - v0) / 4 * block.rows * kPanel<T>;
+      switch (v1 - v) {
+        case 1:
+          add_product<T, 1>(g, block, m, n, v, group, panel);
+          break;
+        case 2:
+          add_product<T, 2>(g, block, m, n, v, group, panel);
+          break;
+        case 3:
+          add_product<T, 3>(g, block, m, n, v, group, panel);
+          break;
+        default:
+          add_product<T, 4>(g, block, m, n, v, group, panel);
       }
+    }
   }
 }
 
@@ -302,28 +293,28 @@ static void add_gradient(const GradientTask<T>& task, const WeightGradient<T>& g
     }
     constexpr int64_t kStep = 4 * kChunkPanels<T>;
     for (int64_t v = 0; v < g.vectors(); v += kStep)
-      add_chunk(g, block, v, v + kStep < g.vectors() ? v + kStep : g.vectors(), tile0, tile1,
-                panels, panels + task.panels_size);
+      add_chunk(g, block, v, v + kStep < g.vectors() ? v + kStep : g.vectors(), m0, m1, panels,
+                panels + task.panels_size);
   }
 }
 
 // dx = dgates W_ih.
 template <class T>
-struct InputGradientTile {
+struct InputGradient {
   const GradientTask<T>& task;
 
-  template <int R, int J>
-  LF_FN void run(int64_t row, int64_t column) const {
+  template <int J>
+  void run(int64_t row, int64_t row1, int64_t column) const {
     const LayerBackward& p = *task.p;
     const int64_t K = 4 * p.d.H;
-    Tile<T, R> product;
+    Strip<T> product;
     for (int64_t i = 0; i < p.d.D; ++i) {
-      const T* a[R];
-      for (int r = 0; r < R; ++r)
-        a[r] = static_cast<const T*>(p.dgates) + (i * p.d.N + row + r) * K;
-      task.w_ih[i].template multiply_by<R, J>(product, a, column, i > 0);
+      const T* const dgates = static_cast<const T*>(p.dgates) + (i * p.d.N + row) * K;
+      multiply_strip<T, J>(
+          product.at[0][0], row1 - row, [&](int64_t r) { return dgates + r * K; },
+          task.w_ih[i].from(column), nullptr, i > 0);
     }
-    store_tile<T, R, J>(product, static_cast<T*>(p.dx) + row * p.I, p.I, column);
+    store_strip<T, J>(product, row1 - row, static_cast<T*>(p.dx) + row * p.I, p.I, column);
   }
 };
 
@@ -336,10 +327,8 @@ static void gradients_member(const void* task_, int member, int members) {
     if (p.dw_hr[i]) add_gradient(task, projection_gradient<T>(p, i), i, member, members);
   }
   if (!p.dx) return;
-  const int64_t row1 = p.d.N * (member + 1) / members;
-  for (int64_t row = p.d.N * member / members; row < row1; row += kInputRows)
-    for_panels<T>(InputGradientTile<T>{task}, row,
-                  row + kInputRows < row1 ? row + kInputRows : row1, 0, p.I);
+  for_panels<T>(InputGradient<T>{task}, p.d.N * member / members, p.d.N * (member + 1) / members, 0,
+                p.I);
 }
 
 }  // namespace lf::LF_ISA
