@@ -178,7 +178,7 @@ def _cell(
 
 
 def _refuse_tracing() -> None:
-    if torch.jit.is_tracing():
+    if torch._C._is_tracing():
         raise RuntimeError(
             "torch.jit cannot trace lstm_fused.functional: TorchScript would lose its gradients. "
             "Trace a lstm_fused.LSTM or LSTMCell, which show it torch's own forward"

@@ -2,6 +2,8 @@
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
+#include <algorithm>
+
 // These live in libtorch_cuda. Weak, so that the same binary loads into a CPU build of torch.
 extern "C" {
 __attribute__((weak)) AOTITorchError aoti_torch_cuda_mm_out(AtenTensorHandle out,
@@ -46,8 +48,18 @@ ScalarType scalar_type(DType dtype) {
   STD_TORCH_CHECK(false, "unknown dtype code ", int(dtype));
 }
 
+// Straight from the allocator: new_empty passes the dispatcher twice, 1.5 us against 0.4.
 static Tensor empty(const Tensor& like, const int64_t* sizes, size_t dims, ScalarType dtype) {
-  return torch::stable::new_empty(like, {sizes, dims}, dtype);
+  constexpr size_t kMaxDims = 4;
+  STD_TORCH_CHECK(dims <= kMaxDims, "a tensor of ", dims, " dimensions");
+  int64_t strides[kMaxDims], step = 1;
+  for (size_t k = dims; k-- > 0; step *= std::max<int64_t>(sizes[k], 1)) strides[k] = step;
+  int32_t device;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  AtenTensorHandle out;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(dims), sizes, strides, int32_t(dtype),
+                                                  device, like.get_device_index(), &out));
+  return Tensor(out);
 }
 
 Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, DType dtype) {

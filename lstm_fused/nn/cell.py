@@ -38,7 +38,7 @@ def forward(
     module: nn.RNNCellBase, input: Tensor, hx: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     """The forward of nn.LSTMCell for any module with its attributes; traced as torch's own."""
-    if torch.jit.is_tracing():
+    if torch._C._is_tracing():
         return nn.LSTMCell.forward(module, input, hx)  # type: ignore[arg-type]
     return functional.lstm_cell(
         input, hx, module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh
