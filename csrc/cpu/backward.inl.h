@@ -2,8 +2,8 @@
 //
 // Steps run in the opposite order. The gradient of h is dy plus the next step's dgates times W_hh;
 // without a projection the cell's backward runs on it while it is in L1. With one, the gradient of
-// y waits in dh for a second product, with W_hr. The products over all rows follow
-// (gradients.inl.h).
+// y waits in dh for a second product, with W_hr. After some steps follow the products over all
+// their rows (gradients.inl.h).
 #pragma once
 
 #include "contract/order.h"
@@ -21,7 +21,8 @@ struct BackwardTask {
   const LayerBackward* p;
   GradientTask<T> gradients;
   Columns<T> w_hh[kMaxDirections], w_hr[kMaxDirections];
-  Barrier* barriers;
+  int scan_members;
+  Barrier* barriers;  // of slices, then of the team, then of those of it who take gradients
 };
 
 // Lays the task out from `base` on; returns the elements used. base may be null to measure.
@@ -39,16 +40,6 @@ static int64_t plan_backward(const LayerBackward& p, int threads, T* base, Backw
   }
   plan_gradients(p, threads, base, used, task.gradients);
   return used;
-}
-
-template <class T>
-static void pack_backward(const void* task_, int member, int members) {
-  const BackwardTask<T>& task = *static_cast<const BackwardTask<T>*>(task_);
-  for (int64_t i = 0; i < task.p->d.D; ++i) {
-    task.w_hh[i].fill(member, members);
-    task.w_hr[i].fill(member, members);
-    task.gradients.w_ih[i].fill(member, members);
-  }
 }
 
 // One step of one direction: where its rows lie.
@@ -183,8 +174,10 @@ struct InitialGradient {
   }
 };
 
+// One member's share of the steps [first_step, last_step] of one direction.
 template <class T, class CellType>
-static void scan_backward(const BackwardTask<T>& task, const Share& share, int64_t i) {
+static void scan_backward(const BackwardTask<T>& task, const Share& share, int64_t i,
+                          int64_t first_step, int64_t last_step) {
   const LayerBackward& p = *task.p;
   const Dims& d = p.d;
   const Order order{p.offsets, d.T, i == 1};
@@ -204,7 +197,7 @@ static void scan_backward(const BackwardTask<T>& task, const Share& share, int64
   s.dc = static_cast<T*>(p.dc0) + i * d.B * d.H;
   s.dh0 = p.dh0 ? static_cast<T*>(p.dh0) + i * d.B * d.P : nullptr;
 
-  for (int64_t step = d.T - 1; step >= 0; --step) {
+  for (int64_t step = last_step; step >= first_step; --step) {
     const int64_t row = i * d.N + order.first_row(step), rows = order.rows(step);
     const int64_t b0 = share.b0, b1 = rows < share.b1 ? rows : share.b1;
     s.continued = order.continued(step);
@@ -213,8 +206,10 @@ static void scan_backward(const BackwardTask<T>& task, const Share& share, int64
         p.dy ? static_cast<const T*>(p.dy) + order.first_row(step) * s.y_stride + i * d.P : nullptr;
     s.gates = static_cast<const T*>(p.gates) + row * 4 * d.H;
     s.c = static_cast<const T*>(p.c) + row * d.H;
-    s.dgates_next = s.dgates;
     s.dgates = static_cast<T*>(p.dgates) + row * 4 * d.H;
+    s.dgates_next =
+        step + 1 < d.T ? static_cast<T*>(p.dgates) + (i * d.N + order.first_row(step + 1)) * 4 * d.H
+                       : nullptr;
     s.c_prev =
         step ? static_cast<const T*>(p.c) + (i * d.N + order.first_row(step - 1)) * d.H : nullptr;
     s.dh = p.dh ? static_cast<T*>(p.dh) + row * d.P : nullptr;
@@ -235,12 +230,45 @@ static void scan_backward(const BackwardTask<T>& task, const Share& share, int64
   }
 }
 
+// The first of the steps before `end` whose rows make a chunk.
+template <class T>
+static int64_t chunk_begin(const LayerBackward& p, int64_t end) {
+  const int64_t in_chunk = kChunkBytes / (4 * p.d.H * int64_t(sizeof(T)));
+  const int64_t most = in_chunk < kBlockRows ? kBlockRows : in_chunk;
+  int64_t step = end - 1;
+  for (; step > 0; --step)
+    for (int64_t i = 0; i < p.d.D; ++i) {
+      const Rows rows = rows_of(p, i, step - 1, end);
+      if (rows.end - rows.first > most) return step;
+    }
+  return step;
+}
+
 template <class T, class CellType>
 static void backward_member(const void* task_, int member, int members) {
   const BackwardTask<T>& task = *static_cast<const BackwardTask<T>*>(task_);
-  const Share mine = share(task.p->d, kTileRows, member, members);
-  if (mine.b0 == mine.b1) return;
-  for (int64_t i = mine.d0; i < mine.d1; ++i) scan_backward<T, CellType>(task, mine, i);
+  const LayerBackward& p = *task.p;
+  Barrier& everyone = task.barriers[kMaxTeam];
+  for (int64_t i = 0; i < p.d.D; ++i) {
+    task.w_hh[i].fill(member, members);
+    task.w_hr[i].fill(member, members);
+    task.gradients.w_ih[i].fill(member, members);
+  }
+  everyone.wait(members);
+  const int scanning = members < task.scan_members ? members : task.scan_members;
+  Share mine{};
+  if (member < scanning) mine = share(p.d, kTileRows, member, scanning);
+  for (int64_t end = p.d.T, begin; end > 0; end = begin) {
+    begin = chunk_begin<T>(p, end);
+    if (mine.b0 < mine.b1)
+      for (int64_t i = mine.d0; i < mine.d1; ++i)
+        scan_backward<T, CellType>(task, mine, i, begin, end - 1);
+    everyone.wait(members);
+    if (member < task.gradients.members)
+      add_gradients(task.gradients, begin, end, member,
+                    members < task.gradients.members ? members : task.gradients.members,
+                    task.barriers[kMaxTeam + 1]);
+  }
 }
 
 template <class T>
@@ -252,7 +280,7 @@ static size_t backward_workspace_of(const LayerBackward& p, int threads) {
 template <class T, class CellType>
 static void backward_of(const LayerBackward& p, const Context& context) {
   const Dims& d = p.d;
-  Barrier barriers[kMaxTeam];
+  Barrier barriers[kMaxTeam + 2];
   BackwardTask<T> task{};
   plan_backward(p, context.threads, static_cast<T*>(context.workspace), task);
   task.barriers = barriers;
@@ -261,10 +289,10 @@ static void backward_of(const LayerBackward& p, const Context& context) {
     std::memcpy(p.dc0, p.dc_n, state);
   else
     std::memset(p.dc0, 0, state);
-  const int threads = team_size(d, context.threads);
-  run_team(task.gradients.members, pack_backward<T>, &task);
-  run_team(threads, backward_member<T, CellType>, &task);
-  run_team(task.gradients.members, gradients_member<T>, &task.gradients);
+  task.scan_members = team_size(d, context.threads);
+  const int most =
+      task.scan_members > task.gradients.members ? task.scan_members : task.gradients.members;
+  run_team(most, backward_member<T, CellType>, &task);
 }
 
 }  // namespace lf::LF_ISA

@@ -3,21 +3,26 @@
 //   dW_ih = dgates^T x    dW_hh = dgates^T h_before    db = sums of dgates    dW_hr = dh^T h_cell
 //   dx    = dgates W_ih, of both directions
 //
-// A weight's gradient is a sum over rows of outer products. Rows come in blocks. Of each block a
-// member packs [x | h_before] into panels, a chunk of columns at a time, copies its own columns of
-// dgates, a group at a time, and adds the products of the two to its own rows of dW. A few rows are
-// multiplied as they lie. No number has two writers, nobody waits, and the order of a sum does not
-// depend on the team.
+// A weight's gradient is a sum over rows of outer products. Rows come in blocks, soon after the
+// scan has left them in the caches. Of each block a member packs [x | h_before] into panels, a
+// chunk of columns at a time, copies its own columns of dgates, a group at a time, and adds the
+// products of the two to its own rows of dW. A few rows are multiplied as they lie. No number has
+// two writers, nobody waits, and the order of a sum does not depend on the team.
 #pragma once
 
 #include "contract/order.h"
 #include "cpu/panels.inl.h"
 #include "cpu/plan.h"
+#include "cpu/team.h"
 
 namespace lf::LF_ISA {
 
 constexpr int64_t kBlockRows = 256;
 static_assert(kBlockRows % kChain == 0);
+
+// dgates that the scan leaves before products take them up, at least a block: half of an L2 of 1
+// MiB.
+constexpr int64_t kChunkBytes = 1 << 19;
 
 // Up to so many rows in all, packing and copying would take longer than the products.
 constexpr int64_t kFewRows = 8;
@@ -111,12 +116,18 @@ static void plan_gradients(const LayerBackward& p, int threads, T* base, int64_t
   task.scratch = take(base, used, task.members * task.scratch_size);
 }
 
+// Rows [first, end) of a layer, of time step t on; add: to what other rows have left.
+struct Rows {
+  int64_t first, end, t;
+  bool add;
+};
+
 // Where the state before each row lies, for rows in ascending order; nullptr: it is zero.
 template <class T>
 struct StatesBefore {
   const LayerBackward& p;
   int64_t i;
-  int64_t t = 0;
+  int64_t t;  // of the row before or an earlier one
 
   const T* of(int64_t row) {
     const Dims& d = p.d;
@@ -132,14 +143,17 @@ struct StatesBefore {
 // One block of rows: where they lie on the right, and how many there are.
 template <class T>
 struct Block {
-  int64_t first = 0, rows = 0;
+  int64_t first, rows = 0, end;
+  bool add;
   const T* right[2][kBlockRows];
+
+  explicit Block(const Rows& of) : first(of.first), end(of.end), add(of.add) {}
 
   // Moves on to the next block; false: there is none.
   bool next(const WeightGradient<T>& g, StatesBefore<T>& before) {
+    add = add || rows > 0;
     first += rows;
-    const int64_t left = before.p.d.N - first;
-    rows = left < kBlockRows ? left : kBlockRows;
+    rows = end - first < kBlockRows ? end - first : kBlockRows;
     for (int64_t k = 0; k < rows; ++k) {
       right[0][k] = g.right + (first + k) * g.columns[0];
       right[1][k] = g.out[1] ? before.of(first + k) : nullptr;
@@ -200,7 +214,7 @@ static void add_sums(const WeightGradient<T>& g, const Block<T>& block, int64_t 
   using V = Vec<T>;
   for (; m < m1; m += V::kWidth) {
     const int lanes = m1 - m < V::kWidth ? int(m1 - m) : V::kWidth;
-    V total = block.first ? V::load(g.sums + m, lanes) : V(0);
+    V total = block.add ? V::load(g.sums + m, lanes) : V(0);
     for (int64_t row0 = 0; row0 < block.rows; row0 += kChain) {
       const int64_t row1 = row0 + kChain < block.rows ? row0 + kChain : block.rows;
       V sum(0);
@@ -226,7 +240,7 @@ static void add_product(const WeightGradient<T>& g, const Block<T>& block, int64
     T* out = g.out[place.k] + m * g.columns[place.k] + place.column;
     for (int64_t r = 0; r < n; ++r, out += g.columns[place.k]) {
       const V sum = V::load(product.at[r][j]);
-      (block.first ? sum + V::load(out, place.lanes) : sum).store(out, place.lanes);
+      (block.add ? sum + V::load(out, place.lanes) : sum).store(out, place.lanes);
     }
   }
 }
@@ -273,18 +287,18 @@ static void set_from_few(const WeightGradient<T>& g, const Block<T>& block, int6
     }
 }
 
-// One member's rows of g.out, over all rows of the layer.
+// One member's rows of g.out += the products of some rows of the layer.
 template <class T>
 static void add_gradient(const GradientTask<T>& task, const WeightGradient<T>& g, int64_t i,
-                         int member, int members) {
+                         const Rows& rows, int member, int members) {
   const LayerBackward& p = *task.p;
   const int64_t tiles = ceil_div(g.M, kTileRows);
   const int64_t tile0 = tiles * member / members, tile1 = tiles * (member + 1) / members;
   if (tile0 == tile1 || (!g.sums && g.vectors() == 0)) return;
   const int64_t m0 = tile0 * kTileRows, m1 = tile1 * kTileRows < g.M ? tile1 * kTileRows : g.M;
   T* const panels = task.scratch + member * task.scratch_size;
-  StatesBefore<T> before{p, i};
-  Block<T> block;
+  StatesBefore<T> before{p, i, rows.t};
+  Block<T> block(rows);
   while (block.next(g, before)) {
     if (g.sums) add_sums(g, block, m0, m1);
     if (p.d.N <= kFewRows) {
@@ -298,37 +312,67 @@ static void add_gradient(const GradientTask<T>& task, const WeightGradient<T>& g
   }
 }
 
-// dx = dgates W_ih.
+// dx = dgates W_ih of one direction, plus dx if add.
 template <class T>
 struct InputGradient {
   const GradientTask<T>& task;
+  int64_t i;
+  bool add;
 
   template <int J>
   void run(int64_t row, int64_t row1, int64_t column) const {
     const LayerBackward& p = *task.p;
     const int64_t K = 4 * p.d.H;
+    const T* const dgates = static_cast<const T*>(p.dgates) + (i * p.d.N + row) * K;
     Strip<T> product;
-    for (int64_t i = 0; i < p.d.D; ++i) {
-      const T* const dgates = static_cast<const T*>(p.dgates) + (i * p.d.N + row) * K;
-      multiply_strip<T, J>(
-          product.at[0][0], row1 - row, [&](int64_t r) { return dgates + r * K; },
-          task.w_ih[i].from(column), nullptr, i > 0);
-    }
-    store_strip<T, J>(product, row1 - row, static_cast<T*>(p.dx) + row * p.I, p.I, column);
+    multiply_strip<T, J>(
+        product.at[0][0], row1 - row, [&](int64_t r) { return dgates + r * K; },
+        task.w_ih[i].from(column));
+    store_strip<T, J>(product, row1 - row, static_cast<T*>(p.dx) + row * p.I, p.I, column, add);
   }
 };
 
 template <class T>
-static void gradients_member(const void* task_, int member, int members) {
-  const GradientTask<T>& task = *static_cast<const GradientTask<T>*>(task_);
+static void add_input_gradient(const GradientTask<T>& task, int64_t i, int64_t row, int64_t row1,
+                               bool add, int member, int members) {
+  const int64_t n = row1 - row;
+  for_panels<T>(InputGradient<T>{task, i, add}, row + n * member / members,
+                row + n * (member + 1) / members, 0, task.p->I);
+}
+
+static int64_t clamp(int64_t x, int64_t low, int64_t high) {
+  return x < low ? low : x > high ? high : x;
+}
+
+// The rows of direction i that the steps [step, step1) hold.
+static Rows rows_of(const LayerBackward& p, int64_t i, int64_t step, int64_t step1) {
+  const int64_t T = p.d.T, t = i ? T - step1 : step;
+  return {p.offsets[t], p.offsets[t + step1 - step], t, step1 < T};
+}
+
+// One member's share of what follows from the steps [step, step1); those after them are done.
+template <class T>
+static void add_gradients(const GradientTask<T>& task, int64_t step, int64_t step1, int member,
+                          int members, Barrier& barrier) {
   const LayerBackward& p = *task.p;
   for (int64_t i = 0; i < p.d.D; ++i) {
-    add_gradient(task, gate_gradient<T>(p, i), i, member, members);
-    if (p.dw_hr[i]) add_gradient(task, projection_gradient<T>(p, i), i, member, members);
+    const Rows rows = rows_of(p, i, step, step1);
+    add_gradient(task, gate_gradient<T>(p, i), i, rows, member, members);
+    if (p.dw_hr[i]) add_gradient(task, projection_gradient<T>(p, i), i, rows, member, members);
   }
   if (!p.dx) return;
-  for_panels<T>(InputGradient<T>{task}, p.d.N * member / members, p.d.N * (member + 1) / members, 0,
-                p.I);
+  // Of two directions one comes to a row of dx first and sets it, the other adds to it: the forward
+  // one was at all later rows before, the reverse one at all earlier ones.
+  const Rows forward = rows_of(p, 0, step, step1), reverse = rows_of(p, 1, step, step1);
+  const int64_t seam =
+      p.d.D == 1 ? forward.first : clamp(reverse.first, forward.first, forward.end);
+  add_input_gradient(task, 0, forward.first, seam, true, member, members);
+  add_input_gradient(task, 0, seam, forward.end, false, member, members);
+  if (p.d.D == 1) return;
+  barrier.wait(members);
+  const int64_t reverse_seam = clamp(forward.first, reverse.first, reverse.end);
+  add_input_gradient(task, 1, reverse.first, reverse_seam, false, member, members);
+  add_input_gradient(task, 1, reverse_seam, reverse.end, true, member, members);
 }
 
 }  // namespace lf::LF_ISA

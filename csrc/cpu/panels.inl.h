@@ -22,15 +22,19 @@ LF_FN void panel_lanes(int64_t first, int64_t n, int (&lanes)[4]) {
   }
 }
 
-// The first J vectors of a strip to the rows of out [rows, n], from `column` on.
+// The first J vectors of a strip to the rows of out [rows, n], from `column` on; added if add.
 template <class T, int J>
-static void store_strip(const Strip<T>& strip, int64_t rows, T* out, int64_t n, int64_t column) {
+static void store_strip(const Strip<T>& strip, int64_t rows, T* out, int64_t n, int64_t column,
+                        bool add = false) {
   using V = Vec<T>;
   int lanes[4];
   panel_lanes<T>(column, n, lanes);
   for (int64_t r = 0; r < rows; ++r)
-    for (int j = 0; j < J; ++j)
-      V::load(strip.at[r][j]).store(out + r * n + column + j * V::kWidth, lanes[j]);
+    for (int j = 0; j < J; ++j) {
+      T* const to = out + r * n + column + j * V::kWidth;
+      const V sum = V::load(strip.at[r][j]);
+      (add ? sum + V::load(to, lanes[j]) : sum).store(to, lanes[j]);
+    }
 }
 
 // Where a strip of the rows [b, b1) ends: all strips but the last are of whole tiles, and about
