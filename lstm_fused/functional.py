@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lstm_fused import check, native
 from lstm_fused.composite import Direction
-from lstm_fused.layer import layer, runs_natively
+from lstm_fused.layer import layer, runs_natively, step
 
 _LOWERED = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -170,15 +170,13 @@ def _cell(
     hx: tuple[Tensor, Tensor] | None,  # [B, H] each
     params: Sequence[Any],
 ) -> tuple[Tensor, Tensor]:
-    """A cell step is a layer with T = 1."""
     check.cell(input, hx, params)
-    h0, c0 = (None, None) if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-    _, h, c = layer(input.unsqueeze(0), h0, c0, [(*params, None)])
-    return h.squeeze(0), c.squeeze(0)
+    h0, c0 = (None, None) if hx is None else hx
+    return step(input, h0, c0, (*params, None))
 
 
 def _refuse_tracing() -> None:
-    if torch._C._is_tracing():
+    if torch.jit.is_tracing():
         raise RuntimeError(
             "torch.jit cannot trace lstm_fused.functional: TorchScript would lose its gradients. "
             "Trace a lstm_fused.LSTM or LSTMCell, which show it torch's own forward"

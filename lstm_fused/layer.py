@@ -33,33 +33,56 @@ def layer(
     Arguments are taken as valid; `lstm_fused.functional` checks them. Raises RuntimeError where a
     forced variant refuses.
     """
+    code = _kernel(x, weights)
+    if code == dispatch.COMPOSITE:
+        return composite.layer(x, h0, c0, weights, batch_sizes)
+    if code == dispatch.NATIVE:
+        return native.layer(x, h0, c0, weights, batch_sizes)
+    assert isinstance(code, int)
+    flat = (*weights[0], *(weights[1] if len(weights) == 2 else _NO_DIRECTION))
+    if torch.compiler.is_compiling():
+        return autograd.compiled(x, h0, c0, flat, batch_sizes, code)
+    if torch._C._are_functorch_transforms_active():
+        return transforms.layer(x, h0, c0, flat, batch_sizes, code)
+    return autograd.eager(x, h0, c0, flat, batch_sizes, code)
+
+
+def step(
+    x: Tensor, h0: Tensor | None, c0: Tensor | None, weights: Direction
+) -> tuple[Tensor, Tensor]:
+    """Run one step of a layer without a projection.
+
+    x [B, I], h0 and c0 [B, H] or None: zeros; returns h [B, H], c [B, H]. As `layer` otherwise.
+    """
+    if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        code = _kernel(x, [weights])
+        if isinstance(code, int):
+            return autograd.eager_step(x, h0, c0, (*weights, *_NO_DIRECTION), code)
+    if h0 is not None and c0 is not None:
+        h0, c0 = h0.unsqueeze(0), c0.unsqueeze(0)
+    _, h, c = layer(x.unsqueeze(0), h0, c0, [weights])
+    return h.squeeze(0), c.squeeze(0)
+
+
+def _kernel(x: Tensor, weights: Sequence[Direction]) -> int | str:
+    """The code of the kernel that runs a layer, or dispatch.COMPOSITE, or dispatch.NATIVE."""
     name = dispatch.forced()
     # Dual tensors outside of torch.func: a kernel would drop their tangents without a word.
     forward_mode = forward_ad._current_level >= 0
     transforms_active = torch._C._are_functorch_transforms_active()
     # Dynamo cannot take a Function of ours through torch.func, and would lose the tangents as well.
     if forward_mode or (transforms_active and torch.compiler.is_compiling()):
-        return composite.layer(x, h0, c0, weights, batch_sizes)
+        return dispatch.COMPOSITE
     # Every dtype with a code is taken by some kernel of a CPU: the op chooses the fastest.
     if name is None and x.device.type == "cpu" and x.dtype in ops.DTYPE_CODES and ops.available():
-        code = dispatch.AUTOMATIC
-    else:
-        chosen = _choose(x, weights)
-        if chosen == dispatch.NATIVE and name is None and transforms_active:
-            chosen = dispatch.COMPOSITE  # torch's own LSTM knows no transforms
-        if chosen == dispatch.COMPOSITE:
-            return composite.layer(x, h0, c0, weights, batch_sizes)
-        if chosen == dispatch.NATIVE:
-            return native.layer(x, h0, c0, weights, batch_sizes)
-        ops.available()
-        code = dispatch.KERNELS.index(chosen) + _precision(x)
-
-    flat = (*weights[0], *(weights[1] if len(weights) == 2 else _NO_DIRECTION))
-    if torch.compiler.is_compiling():
-        return autograd.compiled(x, h0, c0, flat, batch_sizes, code)
-    if transforms_active:
-        return transforms.layer(x, h0, c0, flat, batch_sizes, code)
-    return autograd.eager(x, h0, c0, flat, batch_sizes, code)
+        return dispatch.AUTOMATIC
+    chosen = _choose(x, weights)
+    if chosen == dispatch.NATIVE and name is None and transforms_active:
+        return dispatch.COMPOSITE  # torch's own LSTM knows no transforms
+    if chosen in (dispatch.COMPOSITE, dispatch.NATIVE):
+        return chosen
+    ops.available()
+    return dispatch.KERNELS.index(chosen) + _precision(x)
 
 
 @torch.compiler.assume_constant_result

@@ -69,9 +69,8 @@ struct BackwardStep {
 template <int J, class T>
 static void multiply_gates(const BackwardStep<T>& s, const T* dgates, int64_t b, int64_t rows,
                            int64_t column, Strip<T>& out) {
-  multiply_strip<T, J>(
-      out.at[0][0], rows, [&](int64_t r) { return dgates + (b + r) * 4 * s.H; },
-      s.w_hh.from(column));
+  multiply_strip<T, J>(out.at[0][0], rows, RowsAt<T>{dgates + b * 4 * s.H, 4 * s.H},
+                       s.w_hh.from(column));
 }
 
 // The cell's backward on one vector of units.
@@ -151,9 +150,8 @@ struct CellGradient {
     Strip<T> product;
     int lanes[4];
     panel_lanes<T>(column, s.H, lanes);
-    multiply_strip<T, J>(
-        product.at[0][0], b1 - b, [&](int64_t r) { return s.dh + (b + r) * s.P; },
-        s.w_hr.from(column));
+    multiply_strip<T, J>(product.at[0][0], b1 - b, RowsAt<T>{s.dh + b * s.P, s.P},
+                         s.w_hr.from(column));
     for (int64_t row = b; row < b1; ++row)
       for (int j = 0; j < J && lanes[j]; ++j)
         cell_backward<T, CellType>(s, row, column + j * Vec<T>::kWidth, lanes[j],

@@ -129,7 +129,7 @@ static void scan_forward(const ForwardTask<T>& task, const Share& share, int64_t
   s.h_n = static_cast<T*>(p.h_n) + i * d.B * d.P;
   s.h_cell = p.w_hr[i] ? task.h_cell[i] : nullptr;
 
-  Gates<T, CellType> gates{s};
+  Gates<T, CellType> gates(s);
   // Where gates lie, and the row of the layer that comes first there.
   T* const kept = p.c ? static_cast<T*>(p.gates) + i * d.N * 4 * d.H : task.gates[i];
   int64_t first_row = 0;

@@ -36,6 +36,16 @@ LF_FN void store_output(const ForwardStep<T>& s, int64_t row, int64_t column, Ve
   if (row >= s.continuing) h.store(s.h_n + row * s.P + column, lanes);
 }
 
+// The states that the rows from b on start a step with.
+template <class T>
+struct StatesAt {
+  const ForwardStep<T>& s;
+  int64_t b;
+  LF_FN const T* operator()(int64_t r) const {
+    return b + r < s.continued ? s.y_prev + (b + r) * s.y_stride : s.h0 + (b + r) * s.h0_stride;
+  }
+};
+
 // gates = x W_ih^T for rows that may be of several steps and one vector of units. Here and in
 // Gates the vectors of a panel are the four gates.
 template <class T>
@@ -43,9 +53,8 @@ static void project_input(const ForwardStep<T>& s, int64_t b, int64_t b1, int64_
   using V = Vec<T>;
   const int lanes = s.H - unit < V::kWidth ? int(s.H - unit) : V::kWidth;
   Strip<T> strip;
-  multiply_strip<T>(
-      strip.at[0][0], b1 - b, [&](int64_t r) { return s.x + (b + r) * s.I; },
-      Right<T>{s.w_ih + unit * 4 * s.I, s.I});
+  multiply_strip<T>(strip.at[0][0], b1 - b, RowsAt<T>{s.x + b * s.I, s.I},
+                    Right<T>{s.w_ih + unit * 4 * s.I, s.I});
   for (int64_t r = 0; r < b1 - b; ++r)
     for (int g = 0; g < 4; ++g)
       V::load(strip.at[r][g]).store(s.gates + ((b + r) * 4 + g) * s.H + unit, lanes);
@@ -59,8 +68,10 @@ template <class T, class CellType>
 struct Gates {
   using V = Vec<T>;
   const ForwardStep<T>& s;
-  int64_t b, b1;
+  int64_t b = 0, b1 = 0;
   Strip<T> strip;
+
+  explicit Gates(const ForwardStep<T>& step) : s(step) {}
 
   // turn: begin with the last units, whose weights the step before has left in the caches.
   void run(int64_t unit, int64_t end, bool turn) {
@@ -83,10 +94,8 @@ struct Gates {
   // one rounding at that size.
   void multiply(int64_t unit, T* out) const {
     const int64_t rows = b1 - b;
-    const auto state_of = [this](int64_t r) {
-      return b + r < s.continued ? s.y_prev + (b + r) * s.y_stride : s.h0 + (b + r) * s.h0_stride;
-    };
-    const auto input_of = [this](int64_t r) { return s.x + (b + r) * s.I; };
+    const StatesAt<T> state_of{s, b};
+    const RowsAt<T> input_of{s.x + b * s.I, s.I};
     const T* const bias = s.bias + unit * 4;
     if (!s.packed) {
       fill(out, bias);
@@ -167,7 +176,7 @@ struct Projection {
     Strip<T> strip;
     int lanes[4];
     panel_lanes<T>(column, s.P, lanes);
-    const auto cell_of = [&](int64_t r) { return s.h_cell + (b + r) * s.H; };
+    const RowsAt<T> cell_of{s.h_cell + b * s.H, s.H};
     if (s.packed)
       multiply_strip<T, J>(strip.at[0][0], b1 - b, cell_of, Right<T>{s.w_hr + column * s.H, s.H});
     else

@@ -233,8 +233,8 @@ static void add_product(const WeightGradient<T>& g, const Block<T>& block, int64
                         int64_t v, const T* group, const T* panel) {
   using V = Vec<T>;
   Strip<T> product;
-  multiply_strip<T, J, kGroup>(
-      product.at[0][0], n, [&](int64_t r) { return group + r; }, Right<T>{panel, block.rows});
+  multiply_strip<T, J, kGroup>(product.at[0][0], n, RowsAt<T>{group, 1},
+                               Right<T>{panel, block.rows});
   for (int j = 0; j < J; ++j) {
     const Place<T> place(g, v + j);
     T* out = g.out[place.k] + m * g.columns[place.k] + place.column;
@@ -325,9 +325,8 @@ struct InputGradient {
     const int64_t K = 4 * p.d.H;
     const T* const dgates = static_cast<const T*>(p.dgates) + (i * p.d.N + row) * K;
     Strip<T> product;
-    multiply_strip<T, J>(
-        product.at[0][0], row1 - row, [&](int64_t r) { return dgates + r * K; },
-        task.w_ih[i].from(column));
+    multiply_strip<T, J>(product.at[0][0], row1 - row, RowsAt<T>{dgates, K},
+                         task.w_ih[i].from(column));
     store_strip<T, J>(product, row1 - row, static_cast<T*>(p.dx) + row * p.I, p.I, column, add);
   }
 };

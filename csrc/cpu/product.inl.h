@@ -26,6 +26,15 @@ struct alignas(64) Strip {
   T at[kStripRows][4][Vec<T>::kWidth];
 };
 
+// Rows of the left side of a product, one stride after the other. A functor: the target pragma does
+// not reach the body of a lambda.
+template <class T>
+struct RowsAt {
+  const T* first;
+  int64_t stride;
+  LF_FN const T* operator()(int64_t r) const { return first + r * stride; }
+};
+
 // The right side of a product: row k is the first vectors at b + k * step.
 template <class T>
 struct Right {

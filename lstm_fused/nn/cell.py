@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lstm_fused import functional
+from lstm_fused.nn.lstm import parameters
+
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class LSTMCell(nn.RNNCellBase):
@@ -38,8 +41,6 @@ def forward(
     module: nn.RNNCellBase, input: Tensor, hx: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     """The forward of nn.LSTMCell for any module with its attributes; traced as torch's own."""
-    if torch._C._is_tracing():
+    if torch.jit.is_tracing():
         return nn.LSTMCell.forward(module, input, hx)  # type: ignore[arg-type]
-    return functional.lstm_cell(
-        input, hx, module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh
-    )
+    return functional.lstm_cell(input, hx, *parameters(module, _NAMES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, overload
 
 import torch
@@ -62,7 +63,7 @@ def forward(module: nn.RNNBase, input: Any, hx: Any) -> Any:
     torch.jit.trace and what is built on it, ONNX export for one, see torch's own forward: it can be
     saved and loaded anywhere, and TorchScript would lose the gradients of our ops without a word.
     """
-    if torch._C._is_tracing():
+    if torch.jit.is_tracing():
         module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
         return nn.LSTM.forward(module, input, hx)  # type: ignore[call-overload]
     packed = isinstance(input, PackedSequence)
@@ -72,16 +73,10 @@ def forward(module: nn.RNNBase, input: Any, hx: Any) -> Any:
             hx = _sort_states(module, input, hx, sorted_indices)
     else:
         data, batch_sizes = input, None
-    parameters = module._parameters
     output, hidden = functional.lstm(
         data,
         hx,
-        # Read anew at each call: weight_norm, prune and parametrizations replace them, and then they
-        # are attributes. As what they mostly are, they take 0.3 us instead of 3.
-        [
-            parameters[name] if name in parameters else getattr(module, name)
-            for name in module._flat_weights_names
-        ],
+        parameters(module, module._flat_weights_names),
         num_layers=module.num_layers,
         bidirectional=module.bidirectional,
         batch_first=module.batch_first,
@@ -95,6 +90,13 @@ def forward(module: nn.RNNBase, input: Any, hx: Any) -> Any:
         h_n, c_n = hidden
         hidden = h_n.index_select(1, unsorted_indices), c_n.index_select(1, unsorted_indices)
     return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), hidden
+
+
+def parameters(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
+    """Parameters by name, read anew at each call: weight_norm, prune and parametrizations replace
+    them, and then they are attributes. As what they mostly are, four take 0.3 us instead of 3."""
+    own = module._parameters
+    return [own[name] if name in own else getattr(module, name) for name in names]  # type: ignore[misc]
 
 
 def _sort_states(
