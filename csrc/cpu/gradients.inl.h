@@ -127,7 +127,7 @@ template <class T>
 struct StatesBefore {
   const LayerBackward& p;
   int64_t i;
-  int64_t t;  // of the row before or an earlier one
+  int64_t t;  // at most that of the first row asked for
 
   const T* of(int64_t row) {
     const Dims& d = p.d;
