@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import lstm_fused
+from bench import isa
 from bench.cases import Case
 from bench.onnx_arm import OnnxRunner
 from bench.timing import CpuRunner, CudaRunner, Runner, Settings
@@ -133,10 +134,11 @@ def _cpu() -> list[Arm]:
         Arm("torch", "torch", lambda: _onednn(True)),
         Arm("torch.no-onednn", "torch", lambda: _onednn(False)),
     ]
-    if find_spec("onnxruntime") and find_spec("onnx"):
+    if not isa.limit() and find_spec("onnxruntime") and find_spec("onnx"):
         arms.append(Arm("onnxruntime", "onnxruntime", dtypes=("float32",)))
-    arms += [Arm(name, "ours", _ours(name), variant=name) for name in _our_variants("cpu")]
-    return arms
+    limit = isa.limit()
+    names = [isa.ENVIRONMENT[limit]["LSTM_FUSED_VARIANT"]] if limit else _our_variants("cpu")
+    return arms + [Arm(name, "ours", _ours(name), variant=name) for name in names]
 
 
 def _cuda() -> list[Arm]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import lstm_fused
-from bench import proven, revision, sass
+from bench import isa, proven, revision, sass
 from lstm_fused import _build, _load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,12 +47,13 @@ def source_hash() -> str:
 def stamp(device: torch.device, command: str) -> dict[str, Any]:
     """Everything that a time depends on and that a reader would ask for."""
     cuda = device.type == "cuda"
+    limited = f" as {isa.limit()}" if isa.limit() else ""
     sources = source_hash()
     commit, dirty = revision.find(sources)
     return {
         "schema": SCHEMA,
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device) if cuda else cpu_model(),
+        "device": torch.cuda.get_device_name(device) if cuda else cpu_model() + limited,
         "capability": ".".join(map(str, torch.cuda.get_device_capability(device)))
         if cuda
         else None,
@@ -62,6 +63,7 @@ def stamp(device: torch.device, command: str) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "cpu": cpu_model(),
         "cpu_flags": cpu_flags(),
+        "cpu_as_torch_sees_it": torch.backends.cpu.get_cpu_capability(),
         "cpus": os.cpu_count(),
         "torch": torch.__version__,
         "python": platform.python_version(),

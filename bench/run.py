@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import machine
+from bench import isa, machine
 from bench.arms import Arm, against, arms, yardstick
 from bench.cases import SUITES, Case, suite
 from bench.check import judge
@@ -156,6 +156,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--arms", nargs="+", default=[], help="arms whose name contains one of these"
     )
     parser.add_argument("--threads", nargs="+", type=int, help="CPU threads, each in turn")
+    parser.add_argument(
+        "--isa",
+        choices=sorted(isa.ENVIRONMENT),
+        help="limit torch and us to an older CPU's vectors",
+    )
     parser.add_argument("--rounds", type=int, help=f"rounds per case ({ROUNDS})")
     parser.add_argument("--minutes", type=float, help="start no case after this time")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result file")
@@ -165,6 +170,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args.rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
     if min(args.threads) < 1 or args.rounds < 1:
         parser.error("--threads and --rounds must be at least 1")
+    if args.isa and args.suite != "cpu":
+        parser.error("--isa is for --suite cpu")
     if args.suite == "gpu" and not torch.cuda.is_available() and not args.list:
         parser.error("--suite gpu needs a CUDA device and torch finds none here")
     return args
@@ -174,6 +181,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tqdm import tqdm
 
     args = parse(argv)
+    if args.isa:
+        isa.rerun("bench.run", argv or sys.argv[1:], args.isa)
     cases = suite(args.suite, quick=args.quick, containing=args.filter)
     if args.list or not cases:
         print("\n".join(case.id for case in cases) or f"no case contains {args.filter!r}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -219,6 +221,20 @@ def result_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert code == 0
     (path,) = folder.glob("*.json")
     return path
+
+
+@pytest.mark.skipif("avx2" not in machine.cpu_flags(), reason="this CPU has no AVX2")
+def test_a_limited_run_says_so(tmp_path: Path) -> None:
+    """In a program of its own: torch reads the limits once."""
+    command = [sys.executable, "-m", "bench.run", "--suite", "cpu", "--isa", "avx2"]
+    command += ["--filter", "cpu-step/h128", "--rounds", "1", "--threads", "1"]
+    subprocess.run([*command, "--out", str(tmp_path)], check=True, timeout=300, cwd=machine.ROOT)
+    (path,) = tmp_path.glob("*.json")
+    content = json.loads(path.read_text())
+    assert content["stamp"]["device"].endswith(" as avx2") and "-as-avx2-" in path.name
+    assert content["stamp"]["cpu_as_torch_sees_it"] == "AVX2"
+    ok = {row["arm"] for row in content["rows"] if row["status"] == "ok"}
+    assert ok == {"torch", "torch.no-onednn", "cpu.avx2"}
 
 
 def test_result_file_is_stamped_and_complete(result_file: Path) -> None:
