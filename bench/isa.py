@@ -30,7 +30,8 @@ def limit() -> str | None:
 
 def rerun(module: str, arguments: Sequence[str], isa: str) -> None:
     """Replace this program by `python -m module arguments` under a limit, unless it is that."""
-    if limit() != isa:
+    wanted = ENVIRONMENT[isa] | {_CHOSEN: isa}
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
         sys.stdout.flush()
         command = [sys.executable, "-m", module, *arguments]
-        os.execve(sys.executable, command, os.environ | ENVIRONMENT[isa] | {_CHOSEN: isa})
+        os.execve(sys.executable, command, os.environ | wanted)

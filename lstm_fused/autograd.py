@@ -142,7 +142,7 @@ def eager_step(
     h_n, c_n = torch.ops.lstm_fused.layer_forward(
         *_lift(inputs), None, ops.CELL_LSTM, variant, False
     )[1:3]
-    return h_n.squeeze(0), c_n.squeeze(0)
+    return h_n.squeeze_(0), c_n.squeeze_(0)
 
 
 def _lift(inputs: OptionalTensors) -> tuple[Tensor | None, ...]:
@@ -182,7 +182,8 @@ class _EagerStep(torch.autograd.Function):
         ctx.variant = variant
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, y, gates, c)
-        return h_n.squeeze(0), c_n.squeeze(0)
+        # In place: a view of what a Function made could not be changed in place by its user.
+        return h_n.squeeze_(0), c_n.squeeze_(0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

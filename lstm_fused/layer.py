@@ -58,8 +58,8 @@ def step(
         code = _kernel(x, [weights])
         if isinstance(code, int):
             return autograd.eager_step(x, h0, c0, (*weights, *_NO_DIRECTION), code)
-    if h0 is not None and c0 is not None:
-        h0, c0 = h0.unsqueeze(0), c0.unsqueeze(0)
+    h0 = None if h0 is None else h0.unsqueeze(0)
+    c0 = None if c0 is None else c0.unsqueeze(0)
     _, h, c = layer(x.unsqueeze(0), h0, c0, [weights])
     return h.squeeze(0), c.squeeze(0)
 

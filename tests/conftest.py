@@ -1,7 +1,8 @@
 """Seeds, poisoned memory, and the fixtures that walk over variants and thread counts.
 
 Every test runs with uninitialised memory filled with NaN (integers with their largest value): by
-torch.empty and by the at::empty behind it, so also where C++ allocates.
+torch.empty and by the at::empty behind it; our ops' own, on a CPU, because LSTM_FUSED_POISON is set
+(csrc/ops/tensors.cpp).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def add_simt_variants() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["LSTM_FUSED_POISON"] = "1"  # before the module is loaded
     if os.environ.get("LSTM_FUSED_VARIANT", "").startswith("simt."):
         add_simt_variants()
     torch.use_deterministic_algorithms(True, warn_only=True)

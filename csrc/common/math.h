@@ -56,8 +56,8 @@ LF_FN V tanh(V x) {
 // forget gates of long memories are, bfloat16 has steps of 0.004: kept plainly, f = 0.999 became 1
 // or 0.996, to the power of T in the gradients of the first steps. -0 stands for 1.
 //
-// Without a comparison: compilers make a jump of it, nothing can predict that one, and a number took
-// 15 cycles.
+// Without a comparison: compilers make a jump of it, nothing can predict that one, and a number
+// took 15 cycles.
 LF_FN float fold(float s) {
   const float minus = 0.5f - ::copysignf(0.5f, 0.5f - s);  // s > 1/2 ? 1 : 0
   return ::copysignf(s - minus, 0.5f - minus);

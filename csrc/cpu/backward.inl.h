@@ -231,8 +231,8 @@ static void scan_backward(const BackwardTask<T>& task, const Share& share, int64
 // The first of the steps before `end` whose rows make a chunk.
 template <class T>
 static int64_t chunk_begin(const LayerBackward& p, int64_t end) {
-  const int64_t in_chunk = kChunkBytes / (4 * p.d.H * int64_t(sizeof(T)));
-  const int64_t most = in_chunk < kBlockRows ? kBlockRows : in_chunk;
+  const int64_t blocks = kChunkBytes / (4 * p.d.H * int64_t(sizeof(T))) / kBlockRows;
+  const int64_t most = blocks > 1 ? blocks * kBlockRows : kBlockRows;
   int64_t step = end - 1;
   for (; step > 0; --step)
     for (int64_t i = 0; i < p.d.D; ++i) {

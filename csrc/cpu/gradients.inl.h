@@ -6,8 +6,9 @@
 // A weight's gradient is a sum over rows of outer products. Rows come in blocks, soon after the
 // scan has left them in the caches. Of each block a member packs [x | h_before] into panels, a
 // chunk of columns at a time, copies its own columns of dgates, a group at a time, and adds the
-// products of the two to its own rows of dW. A few rows are multiplied as they lie. No number has
-// two writers, nobody waits, and the order of a sum does not depend on the team.
+// products of the two to its own rows of dW. A few rows are multiplied as they lie. No number of a
+// weight's gradient has two writers; in dx two directions add up, one after the other. So the order
+// of a sum does not depend on the team.
 #pragma once
 
 #include "contract/order.h"
@@ -20,8 +21,8 @@ namespace lf::LF_ISA {
 constexpr int64_t kBlockRows = 256;
 static_assert(kBlockRows % kChain == 0);
 
-// dgates that the scan leaves before products take them up, at least a block: half of an L2 of 1
-// MiB.
+// dgates that the scan leaves before products take them up, or a block of them if that is more:
+// half of an L2 of 1 MiB.
 constexpr int64_t kChunkBytes = 1 << 19;
 
 // Up to so many rows in all, packing and copying would take longer than the products.
@@ -36,7 +37,7 @@ constexpr int64_t kChunkPanels = (1 << 20) / (kBlockRows * kPanel<T> * sizeof(T)
 // Columns of dgates whose tiles share a copy in L1, beside a block of a panel: 12 KiB of each
 // kChain rows on AVX2.
 constexpr int64_t kGroup = 8 * kTileRows;
-static_assert(kGroup <= kStripRows);
+static_assert(kGroup <= kStripRows && kGroup % Vec<float>::kWidth == 0);
 
 template <class T>
 struct GradientTask {

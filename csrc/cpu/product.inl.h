@@ -15,7 +15,8 @@ constexpr int64_t kPanel = 4 * Vec<T>::kWidth;
 
 // Terms that one chain of additions takes in. Longer chains lose accuracy: with 4096 terms in one
 // chain a gradient was 1.4 times further off than the one rule of the tests allows. It is also the
-// block of K for which a panel stays in L1 (16 KiB on AVX2) while the rows of a strip pass by.
+// block of K for which a panel stays in L1 (16 KiB on AVX2; on AVX-512 twice that, but its tiles
+// read half as many bytes per product) while the rows of a strip pass by.
 constexpr int64_t kChain = 128;
 
 // What products leave for the code around them: up to so many rows of four vectors, in L1.
@@ -161,8 +162,9 @@ struct ProductTile {
 template <class T, int J = 4, int kStep = 1, class RowOf>
 static void multiply_strip(T* out, int64_t rows, const RowOf& row_of, const Right<T>& right,
                            const T* start = nullptr, bool add = false) {
-  const int64_t size = ceil_div(right.K, ceil_div(right.K, kChain));
-  for (int64_t k0 = 0; k0 < right.K; k0 += size) {
+  const int64_t blocks = right.K > kChain ? ceil_div(right.K, kChain) : 1;
+  const int64_t size = ceil_div(right.K, blocks);
+  for (int64_t block = 0, k0 = 0; block < blocks; ++block, k0 += size) {  // one even if K is 0
     const int64_t terms = right.K - k0 < size ? right.K - k0 : size;
     const T* const b = right.b + k0 * right.step;
     for_tiles(ProductTile<T, J, kStep, RowOf>{out, row_of, Right<T>{b, terms, right.step},

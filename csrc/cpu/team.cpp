@@ -38,15 +38,18 @@ void Barrier::wait(int members) {
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members) {
     arrived_.store(0, std::memory_order_relaxed);
     phase_.store(phase + 1, std::memory_order_release);
+    phase_.notify_all();
     return;
   }
   // A step is microseconds, so spin; but a partner that lost its core costs milliseconds: then
-  // yield.
+  // yield; and one that works alone may take seconds: then sleep.
   for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
     if (spins < 2000)
       pause();
-    else
+    else if (spins < 4000)
       sched_yield();
+    else
+      phase_.wait(phase, std::memory_order_acquire);
   }
 }
 

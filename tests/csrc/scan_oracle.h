@@ -37,7 +37,7 @@ struct Storage<double> {
 };
 
 // A sigmoid as 16 bits keep it (csrc/common/math.h), and back. -0 is 1.
-inline double folded(double s) { return s < 0.5 ? s : -(1 - s); }
+inline double folded(double s) { return s > 0.5 ? -(1 - s) : s; }
 inline double unfolded(double kept) { return std::signbit(kept) ? 1 + kept : kept; }
 
 // Changes the gates i, f and o of [rows, 4, H].

@@ -23,6 +23,9 @@ CPU_ROWS = [row for row in variants() if row.name.startswith(("cpu.", "torch."))
 # Enough work for every member of a team, at every thread count that the tests use.
 TEAM = Case("team", "a share for everybody", T=6, B=24, I=40, H=96)
 TEAM_PROJ = Case("team_proj", "two products a step", T=5, B=10, I=9, H=70, P=33, bidirectional=True)
+TEAM_CHUNKS = Case(
+    "team_chunks", "gradients after every 256 rows", T=61, B=11, I=13, H=72, bidirectional=True
+)
 TEAM_RAGGED = Case(
     "team_ragged",
     "shares shrink as sequences end",
@@ -35,7 +38,9 @@ TEAM_RAGGED = Case(
 )
 
 
-@pytest.mark.parametrize("case", [TEAM, TEAM_PROJ, TEAM_RAGGED, cases.WIDE, cases.BATCH_1])
+@pytest.mark.parametrize(
+    "case", [TEAM, TEAM_PROJ, TEAM_RAGGED, TEAM_CHUNKS, cases.WIDE, cases.BATCH_1]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_number_of_threads(
     variant: Forced, threads: int, case: Case, dtype: torch.dtype
@@ -43,7 +48,7 @@ def test_any_number_of_threads(
     run_both(case, dtype, by_layer, device=variant.device).check()
 
 
-@pytest.mark.parametrize("case", [TEAM, TEAM_PROJ, TEAM_RAGGED])
+@pytest.mark.parametrize("case", [TEAM, TEAM_PROJ, TEAM_RAGGED, TEAM_CHUNKS])
 def test_same_bits_with_the_same_threads(variant: Forced, threads: int, case: Case) -> None:
     first, *others = (
         run(by_layer, problem(case, torch.float32), torch.float32, device=variant.device)

@@ -195,3 +195,31 @@ def test_compiles_whole() -> None:
     for hx in (None, (zeros, zeros), cell(x)):
         for a, b in zip(whole(x, hx), cell(x, hx), strict=True):
             assert_no_worse("state", a, b, b.detach().double())
+
+
+@pytest.mark.parametrize("cls", [LSTMCell, nn.LSTMCell])
+def test_outputs_can_be_changed_in_place(cls: type[nn.Module]) -> None:
+    """As a loop does that resets the states of episodes which ended."""
+    x, mask = torch.randn(3, 4), torch.tensor([[1.0], [0.0], [1.0]])
+    gradients = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        cell = cls(4, 5)
+        h, c = cell(x)
+        h, c = (h.mul_(mask), c.mul_(mask)) if in_place else (h * mask, c * mask)
+        (h.sum() + c.sum()).backward()
+        gradients.append([p.grad for p in cell.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("batch", [1, 65])
+@pytest.mark.parametrize("state", [False, True])
+def test_an_input_without_columns(batch: int, state: bool) -> None:
+    """nn.LSTMCell takes it: biases and the state alone decide."""
+    ours, theirs = twins(0, 5, dtype=torch.float32)
+    x = torch.zeros(batch, 0)
+    hx = (torch.randn(batch, 5), torch.randn(batch, 5)) if state else None
+    found, yard = ours(x, hx), theirs(x, hx)
+    ref = theirs.double()(x.double(), (hx[0].double(), hx[1].double()) if hx else None)
+    for name, *tensors in zip("hc", found, yard, ref, strict=True):
+        assert_no_worse(name, *tensors)
