@@ -134,9 +134,9 @@ def _cpu() -> list[Arm]:
         Arm("torch", "torch", lambda: _onednn(True)),
         Arm("torch.no-onednn", "torch", lambda: _onednn(False)),
     ]
-    if not isa.limit() and find_spec("onnxruntime") and find_spec("onnx"):
-        arms.append(Arm("onnxruntime", "onnxruntime", dtypes=("float32",)))
     limit = isa.limit()
+    if not limit and find_spec("onnxruntime") and find_spec("onnx"):
+        arms.append(Arm("onnxruntime", "onnxruntime", dtypes=("float32",)))
     names = [isa.ENVIRONMENT[limit]["LSTM_FUSED_VARIANT"]] if limit else _our_variants("cpu")
     return arms + [Arm(name, "ours", _ours(name), variant=name) for name in names]
 

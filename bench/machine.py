@@ -47,7 +47,8 @@ def source_hash() -> str:
 def stamp(device: torch.device, command: str) -> dict[str, Any]:
     """Everything that a time depends on and that a reader would ask for."""
     cuda = device.type == "cuda"
-    limited = f" as {isa.limit()}" if isa.limit() else ""
+    limit = isa.limit()
+    limited = f" as {limit}" if limit else ""
     sources = source_hash()
     commit, dirty = revision.find(sources)
     return {
