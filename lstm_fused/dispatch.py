@@ -20,7 +20,8 @@ from lstm_fused._proven import PROVEN
 
 # Fastest first on each device, then those that add_kernels added; a kernel's place is its code in
 # the ops.
-KERNELS = ["cuda.block", "cuda.step", "cpu.avx512", "cpu.avx2", "cpu.neon", "cpu.generic"]
+KERNELS = ["cuda.block", "cuda.step"]
+KERNELS += ["cpu.avx512bf16", "cpu.avx512", "cpu.avx2", "cpu.neon", "cpu.generic"]
 # torch.native is torch's own LSTM (cuDNN, oneDNN); torch.composite is composite.py.
 NATIVE, COMPOSITE = "torch.native", "torch.composite"
 # The device of a kernel that is not the first word of its name.
@@ -30,6 +31,7 @@ ABOUT = {
     "cuda.block": "a whole sequence in one block, weights on the chip: H to 192 in fp16 and bf16, "
     "to 128 in tf32 and fp32",
     "cuda.step": "one matrix product and one gate kernel per time step; fp16, bf16, fp32, fp64",
+    "cpu.avx512bf16": "the same scan for bf16, products of pairs: twice the operations of fp32",
     "cpu.avx512": "fused scan, 6 x 64 tiles; fp32, fp64, and bf16, fp16 as storage",
     "cpu.avx2": "fused scan, 3 x 32 tiles; fp32, fp64, and bf16, fp16 as storage",
     "cpu.neon": "fused scan, 6 x 16 tiles; fp32, fp64, and bf16, fp16 as storage",

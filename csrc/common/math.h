@@ -58,10 +58,15 @@ LF_FN V tanh(V x) {
 //
 // Without a comparison: compilers make a jump of it, nothing can predict that one, and a number
 // took 15 cycles.
-LF_FN float fold(float s) {
-  const float minus = 0.5f - ::copysignf(0.5f, 0.5f - s);  // s > 1/2 ? 1 : 0
-  return ::copysignf(s - minus, 0.5f - minus);
+template <class V>
+LF_FN V fold(V s) {
+  const V half(0.5f), minus = half - copy_sign(half, half - s);  // s > 1/2 ? 1 : 0
+  return copy_sign(s - minus, half - minus);
 }
-LF_FN float unfold(float kept) { return kept + (0.5f - ::copysignf(0.5f, kept)); }
+template <class V>
+LF_FN V unfold(V kept) {
+  const V half(0.5f);
+  return kept + (half - copy_sign(half, kept));
+}
 
 }  // namespace lf::LF_ISA

@@ -19,7 +19,7 @@ struct Variant {
   void (*backward)(const LayerBackward&, const Context&);
 };
 
-extern const Variant cpu_generic, cpu_avx2, cpu_avx512, cpu_neon;
+extern const Variant cpu_generic, cpu_avx2, cpu_avx512, cpu_avx512bf16, cpu_neon;
 // Weak: objects built without nvcc link without them.
 extern const Variant cuda_block __attribute__((weak));
 extern const Variant cuda_step __attribute__((weak));

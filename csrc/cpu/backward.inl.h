@@ -16,73 +16,78 @@ namespace lf::LF_ISA {
 // Up to so many steps, a recurrent weight is read less often than packing would touch it.
 constexpr int64_t kPackFromSteps = 3;
 
-template <class T>
+template <class S>
 struct BackwardTask {
   const LayerBackward* p;
-  GradientTask<T> gradients;
-  Columns<T> w_hh[kMaxDirections], w_hr[kMaxDirections];
+  GradientTask<S> gradients;
+  Columns<S> w_hh[kMaxDirections], w_hr[kMaxDirections];
   int scan_members;
   Barrier* barriers;  // of slices, then of the team, then of those of it who take gradients
 };
 
-// Lays the task out from `base` on; returns the elements used. base may be null to measure.
-template <class T>
-static int64_t plan_backward(const LayerBackward& p, int threads, T* base, BackwardTask<T>& task) {
+// Lays the task out from `base` on; returns the bytes used. base may be null to measure.
+template <class S>
+static int64_t plan_backward(const LayerBackward& p, int threads, void* base,
+                             BackwardTask<S>& task) {
   const Dims& d = p.d;
   int64_t used = 0;
   task.p = &p;
   const bool pack = d.T >= kPackFromSteps;
   for (int64_t i = 0; i < d.D; ++i) {
-    task.w_hh[i] = {static_cast<const T*>(p.w_hh[i]), 4 * d.H, d.P, pack, nullptr};
-    task.w_hr[i] = {static_cast<const T*>(p.w_hr[i]), d.P, p.w_hr[i] ? d.H : 0, pack, nullptr};
-    task.w_hh[i].panels = take(base, used, task.w_hh[i].size());
-    task.w_hr[i].panels = take(base, used, task.w_hr[i].size());
+    task.w_hh[i] = {static_cast<const S*>(p.w_hh[i]), 4 * d.H, d.P, pack, nullptr};
+    task.w_hr[i] = {static_cast<const S*>(p.w_hr[i]), d.P, p.w_hr[i] ? d.H : 0, pack, nullptr};
+    task.w_hh[i].panels = take<S>(base, used, task.w_hh[i].size());
+    task.w_hr[i].panels = take<S>(base, used, task.w_hr[i].size());
   }
   plan_gradients(p, threads, base, used, task.gradients);
   return used;
 }
 
 // One step of one direction: where its rows lie.
-template <class T>
+template <class S>
 struct BackwardStep {
-  const Columns<T>& w_hh;
-  const Columns<T>& w_hr;
+  using T = ValueOf<S>;
+  const Columns<S>& w_hh;
+  const Columns<S>& w_hr;
   int64_t H = 0, P = 0, y_stride = 0;
   bool projection = false;
   int64_t continued = 0;           // rows from here on started from h0, c0
   int64_t continuing = 0;          // rows from here on ended with this step
-  const T* dy = nullptr;           // [rows, y_stride] or nullptr
-  const T* dh_n = nullptr;         // [B, P] or nullptr
-  const T* dgates_next = nullptr;  // [rows, 4, H]
-  const T* gates = nullptr;        // [rows, 4, H]
+  const S* dy = nullptr;           // [rows, y_stride] or nullptr
+  const S* dh_n = nullptr;         // [B, P] or nullptr
+  const S* dgates_next = nullptr;  // [rows, 4, H]
+  const S* gates = nullptr;        // [rows, 4, H]
   const T* c_prev = nullptr;       // [rows, H]
   const T* c0 = nullptr;           // [B, H] or nullptr
   const T* c = nullptr;            // [rows, H]
   T* dc = nullptr;                 // [B, H]
-  T* dgates = nullptr;             // [rows, 4, H]
-  T* dh = nullptr;                 // [rows, P]
-  T* h_cell = nullptr;             // [rows, H]
-  T* dh0 = nullptr;                // [B, P] or nullptr
+  S* dgates = nullptr;             // [rows, 4, H]
+  S* dh = nullptr;                 // [rows, P]
+  S* h_cell = nullptr;             // [rows, H]
+  S* dh0 = nullptr;                // [B, P] or nullptr
 };
 
 // dgates W_hh for a strip of rows from b on and one panel of columns.
-template <int J, class T>
-static void multiply_gates(const BackwardStep<T>& s, const T* dgates, int64_t b, int64_t rows,
-                           int64_t column, Strip<T>& out) {
-  multiply_strip<T, J>(out.at[0][0], rows, RowsAt<T>{dgates + b * 4 * s.H, 4 * s.H},
+template <int J, class S>
+static void multiply_gates(const BackwardStep<S>& s, const S* dgates, int64_t b, int64_t rows,
+                           int64_t column, Strip<S>& out) {
+  multiply_strip<S, J>(out.at[0][0], rows, RowsAt<S>{dgates + b * 4 * s.H, 4 * s.H},
                        s.w_hh.from(column));
 }
 
 // The cell's backward on one vector of units.
-template <class T, class CellType>
-LF_FN void cell_backward(const BackwardStep<T>& s, int64_t row, int64_t unit, int lanes,
-                         Vec<T> dh) {
-  using V = Vec<T>;
+template <class S, class CellType>
+LF_FN void cell_backward(const BackwardStep<S>& s, int64_t row, int64_t unit, int lanes,
+                         VecOf<S> dh) {
+  using V = VecOf<S>;
   const int64_t at = row * s.H + unit;
-  const T* gates = s.gates + row * 4 * s.H + unit;
-  T* dgates = s.dgates + row * 4 * s.H + unit;
+  const S* gates = s.gates + row * 4 * s.H + unit;
+  S* dgates = s.dgates + row * 4 * s.H + unit;
   V gate[4], h, c_prev(0), dc = V::load(s.dc + at, lanes);
-  for (int g = 0; g < 4; ++g) gate[g] = V::load(gates + g * s.H, lanes);
+  for (int g = 0; g < 4; ++g) {
+    gate[g] = V::load(gates + g * s.H, lanes);
+    if (sizeof(S) == 2 && CellType::is_sigmoid(g)) gate[g] = unfold(gate[g]);
+  }
   if (row < s.continued)
     c_prev = V::load(s.c_prev + at, lanes);
   else if (s.c0)
@@ -95,10 +100,10 @@ LF_FN void cell_backward(const BackwardStep<T>& s, int64_t row, int64_t unit, in
 
 // Brings what the cell's backward reads of a panel of units into L2 while a product goes on: it
 // lies in short pieces of which no prefetcher sees a stream, and a vector of cells took 230 cycles.
-template <class T>
-static void prefetch_cells(const BackwardStep<T>& s, int64_t b, int64_t b1, int64_t unit,
+template <class S>
+static void prefetch_cells(const BackwardStep<S>& s, int64_t b, int64_t b1, int64_t unit,
                            int64_t units) {
-  constexpr int64_t kLine = 64 / sizeof(T);
+  constexpr int64_t kLine = 64 / sizeof(ValueOf<S>);
   const int64_t end = unit + units < s.H ? unit + units : s.H;
   for (int64_t row = b; row < b1; ++row)
     for (int64_t u = unit; u < end; u += kLine) {
@@ -111,16 +116,16 @@ static void prefetch_cells(const BackwardStep<T>& s, int64_t b, int64_t b1, int6
 
 // The whole gradient of the output, and without a projection the cell's backward on it. A strip
 // never holds rows that go on, which later steps owe something, and rows that end.
-template <class T, class CellType>
+template <class S, class CellType>
 struct OutputGradient {
-  const BackwardStep<T>& s;
+  const BackwardStep<S>& s;
 
   template <int J>
   void run(int64_t b, int64_t b1, int64_t column) const {
-    using V = Vec<T>;
-    Strip<T> later;
+    using V = VecOf<S>;
+    Strip<S> later;
     int lanes[4];
-    panel_lanes<T>(column, s.P, lanes);
+    panel_lanes<S>(column, s.P, lanes);
     const bool goes_on = b < s.continuing;
     if (!s.projection) prefetch_cells(s, b, b1, column, J * V::kWidth);
     if (goes_on) multiply_gates<J>(s, s.dgates_next, b, b1 - b, column, later);
@@ -135,65 +140,66 @@ struct OutputGradient {
         if (s.projection)
           dh.store(s.dh + row * s.P + at, lanes[j]);
         else
-          cell_backward<T, CellType>(s, row, at, lanes[j], dh);
+          cell_backward<S, CellType>(s, row, at, lanes[j], dh);
       }
   }
 };
 
 // With a projection: from the gradient of y through W_hr into the cell.
-template <class T, class CellType>
+template <class S, class CellType>
 struct CellGradient {
-  const BackwardStep<T>& s;
+  const BackwardStep<S>& s;
 
   template <int J>
   void run(int64_t b, int64_t b1, int64_t column) const {
-    Strip<T> product;
+    Strip<S> product;
     int lanes[4];
-    panel_lanes<T>(column, s.H, lanes);
-    multiply_strip<T, J>(product.at[0][0], b1 - b, RowsAt<T>{s.dh + b * s.P, s.P},
+    panel_lanes<S>(column, s.H, lanes);
+    multiply_strip<S, J>(product.at[0][0], b1 - b, RowsAt<S>{s.dh + b * s.P, s.P},
                          s.w_hr.from(column));
     for (int64_t row = b; row < b1; ++row)
       for (int j = 0; j < J && lanes[j]; ++j)
-        cell_backward<T, CellType>(s, row, column + j * Vec<T>::kWidth, lanes[j],
-                                   Vec<T>::load(product.at[row - b][j]));
+        cell_backward<S, CellType>(s, row, column + j * VecOf<S>::kWidth, lanes[j],
+                                   VecOf<S>::load(product.at[row - b][j]));
   }
 };
 
 // dh0 = dgates W_hh for the rows that started with this step.
-template <class T>
+template <class S>
 struct InitialGradient {
-  const BackwardStep<T>& s;
+  const BackwardStep<S>& s;
 
   template <int J>
   void run(int64_t b, int64_t b1, int64_t column) const {
-    Strip<T> product;
+    Strip<S> product;
     multiply_gates<J>(s, s.dgates, b, b1 - b, column, product);
-    store_strip<T, J>(product, b1 - b, s.dh0 + b * s.P, s.P, column);
+    store_strip<S, J>(product, b1 - b, s.dh0 + b * s.P, s.P, column);
   }
 };
 
 // One member's share of the steps [first_step, last_step] of one direction.
-template <class T, class CellType>
-static void scan_backward(const BackwardTask<T>& task, const Share& share, int64_t i,
+template <class S, class CellType>
+static void scan_backward(const BackwardTask<S>& task, const Share& share, int64_t i,
                           int64_t first_step, int64_t last_step) {
+  using T = ValueOf<S>;
   const LayerBackward& p = *task.p;
   const Dims& d = p.d;
   const Order order{p.offsets, d.T, i == 1};
-  const int64_t unit0 = first_column<T>(d.H, share.part, share.parts);
-  const int64_t unit1 = first_column<T>(d.H, share.part + 1, share.parts);
-  const int64_t column0 = first_column<T>(d.P, share.part, share.parts);
-  const int64_t column1 = first_column<T>(d.P, share.part + 1, share.parts);
+  const int64_t unit0 = first_column<S>(d.H, share.part, share.parts);
+  const int64_t unit1 = first_column<S>(d.H, share.part + 1, share.parts);
+  const int64_t column0 = first_column<S>(d.P, share.part, share.parts);
+  const int64_t column1 = first_column<S>(d.P, share.part + 1, share.parts);
   Barrier& barrier = task.barriers[share.barrier];
 
-  BackwardStep<T> s{.w_hh = task.w_hh[i], .w_hr = task.w_hr[i]};
+  BackwardStep<S> s{.w_hh = task.w_hh[i], .w_hr = task.w_hr[i]};
   s.H = d.H;
   s.P = d.P;
   s.y_stride = d.D * d.P;
   s.projection = p.w_hr[i];
-  s.dh_n = p.dh_n ? static_cast<const T*>(p.dh_n) + i * d.B * d.P : nullptr;
+  s.dh_n = p.dh_n ? static_cast<const S*>(p.dh_n) + i * d.B * d.P : nullptr;
   s.c0 = p.c0 ? static_cast<const T*>(p.c0) + i * d.B * d.H : nullptr;
   s.dc = static_cast<T*>(p.dc0) + i * d.B * d.H;
-  s.dh0 = p.dh0 ? static_cast<T*>(p.dh0) + i * d.B * d.P : nullptr;
+  s.dh0 = p.dh0 ? static_cast<S*>(p.dh0) + i * d.B * d.P : nullptr;
 
   for (int64_t step = last_step; step >= first_step; --step) {
     const int64_t row = i * d.N + order.first_row(step), rows = order.rows(step);
@@ -201,37 +207,37 @@ static void scan_backward(const BackwardTask<T>& task, const Share& share, int64
     s.continued = order.continued(step);
     s.continuing = order.continuing(step);
     s.dy =
-        p.dy ? static_cast<const T*>(p.dy) + order.first_row(step) * s.y_stride + i * d.P : nullptr;
-    s.gates = static_cast<const T*>(p.gates) + row * 4 * d.H;
+        p.dy ? static_cast<const S*>(p.dy) + order.first_row(step) * s.y_stride + i * d.P : nullptr;
+    s.gates = static_cast<const S*>(p.gates) + row * 4 * d.H;
     s.c = static_cast<const T*>(p.c) + row * d.H;
-    s.dgates = static_cast<T*>(p.dgates) + row * 4 * d.H;
+    s.dgates = static_cast<S*>(p.dgates) + row * 4 * d.H;
     s.dgates_next =
-        step + 1 < d.T ? static_cast<T*>(p.dgates) + (i * d.N + order.first_row(step + 1)) * 4 * d.H
+        step + 1 < d.T ? static_cast<S*>(p.dgates) + (i * d.N + order.first_row(step + 1)) * 4 * d.H
                        : nullptr;
     s.c_prev =
         step ? static_cast<const T*>(p.c) + (i * d.N + order.first_row(step - 1)) * d.H : nullptr;
-    s.dh = p.dh ? static_cast<T*>(p.dh) + row * d.P : nullptr;
-    s.h_cell = p.h_cell ? static_cast<T*>(p.h_cell) + row * d.H : nullptr;
+    s.dh = p.dh ? static_cast<S*>(p.dh) + row * d.P : nullptr;
+    s.h_cell = p.h_cell ? static_cast<S*>(p.h_cell) + row * d.H : nullptr;
 
-    const int64_t middle = s.continuing < b0 ? b0 : s.continuing < b1 ? s.continuing : b1;
-    const OutputGradient<T, CellType> output{s};
-    for_panels<T>(output, b0, middle, column0, column1);
-    for_panels<T>(output, middle, b1, column0, column1);
+    const int64_t middle = clamp(s.continuing, b0, b1);
+    const OutputGradient<S, CellType> output{s};
+    for_panels<S>(output, b0, middle, column0, column1);
+    for_panels<S>(output, middle, b1, column0, column1);
     if (s.projection) {
       barrier.wait(share.parts);
-      for_panels<T>(CellGradient<T, CellType>{s}, b0, b1, unit0, unit1);
+      for_panels<S>(CellGradient<S, CellType>{s}, b0, b1, unit0, unit1);
     }
     barrier.wait(share.parts);
     if (s.dh0 && s.continued < b1)
-      for_panels<T>(InitialGradient<T>{s}, s.continued < b0 ? b0 : s.continued, b1, column0,
+      for_panels<S>(InitialGradient<S>{s}, s.continued < b0 ? b0 : s.continued, b1, column0,
                     column1);
   }
 }
 
 // The first of the steps before `end` whose rows make a chunk.
-template <class T>
+template <class S>
 static int64_t chunk_begin(const LayerBackward& p, int64_t end) {
-  const int64_t blocks = kChunkBytes / (4 * p.d.H * int64_t(sizeof(T))) / kBlockRows;
+  const int64_t blocks = kChunkBytes / (4 * p.d.H * int64_t(sizeof(S))) / kBlockRows;
   const int64_t most = blocks > 1 ? blocks * kBlockRows : kBlockRows;
   int64_t step = end - 1;
   for (; step > 0; --step)
@@ -242,25 +248,25 @@ static int64_t chunk_begin(const LayerBackward& p, int64_t end) {
   return step;
 }
 
-template <class T, class CellType>
+template <class S, class CellType>
 static void backward_member(const void* task_, int member, int members) {
-  const BackwardTask<T>& task = *static_cast<const BackwardTask<T>*>(task_);
+  const BackwardTask<S>& task = *static_cast<const BackwardTask<S>*>(task_);
   const LayerBackward& p = *task.p;
   Barrier& everyone = task.barriers[kMaxTeam];
   for (int64_t i = 0; i < p.d.D; ++i) {
     task.w_hh[i].fill(member, members);
     task.w_hr[i].fill(member, members);
-    task.gradients.w_ih[i].fill(member, members);
+    task.gradients.input.w_ih[i].fill(member, members);
   }
   everyone.wait(members);
   const int scanning = members < task.scan_members ? members : task.scan_members;
   Share mine{};
   if (member < scanning) mine = share(p.d, kTileRows, member, scanning);
   for (int64_t end = p.d.T, begin; end > 0; end = begin) {
-    begin = chunk_begin<T>(p, end);
+    begin = chunk_begin<S>(p, end);
     if (mine.b0 < mine.b1)
       for (int64_t i = mine.d0; i < mine.d1; ++i)
-        scan_backward<T, CellType>(task, mine, i, begin, end - 1);
+        scan_backward<S, CellType>(task, mine, i, begin, end - 1);
     everyone.wait(members);
     if (member < task.gradients.members)
       add_gradients(task.gradients, begin, end, member,
@@ -269,20 +275,20 @@ static void backward_member(const void* task_, int member, int members) {
   }
 }
 
-template <class T>
+template <class S>
 static size_t backward_workspace_of(const LayerBackward& p, int threads) {
-  BackwardTask<T> task;
-  return plan_backward<T>(p, threads, nullptr, task) * sizeof(T);
+  BackwardTask<S> task;
+  return plan_backward<S>(p, threads, nullptr, task);
 }
 
-template <class T, class CellType>
+template <class S, class CellType>
 static void backward_of(const LayerBackward& p, const Context& context) {
   const Dims& d = p.d;
   Barrier barriers[kMaxTeam + 2];
-  BackwardTask<T> task{};
-  plan_backward(p, context.threads, static_cast<T*>(context.workspace), task);
+  BackwardTask<S> task{};
+  plan_backward(p, context.threads, context.workspace, task);
   task.barriers = barriers;
-  const size_t state = d.D * d.B * d.H * sizeof(T);
+  const size_t state = d.D * d.B * d.H * sizeof(ValueOf<S>);
   if (p.dc_n)
     std::memcpy(p.dc0, p.dc_n, state);
   else
@@ -290,7 +296,7 @@ static void backward_of(const LayerBackward& p, const Context& context) {
   task.scan_members = team_size(d, context.threads);
   const int most =
       task.scan_members > task.gradients.members ? task.scan_members : task.gradients.members;
-  run_team(most, backward_member<T, CellType>, &task);
+  run_team(most, backward_member<S, CellType>, &task);
 }
 
 }  // namespace lf::LF_ISA

@@ -24,123 +24,132 @@ constexpr int64_t kFusedRows = 2 * kTileRows, kChunkRows = 48;
 // rows, so it must have no other slice beside it.
 static_assert(kFusedRows <= 2 * kTileRows);
 
-template <class T>
+template <class S>
 struct ForwardTask {
+  using T = ValueOf<S>;
   const LayerForward* p;
   bool packed;
   int64_t chunk;  // steps whose input is projected at once; 0: each step does it itself
+  bool in_gates;  // the projected input waits where the gates will be
   // Per direction, in the workspace:
-  T* w_ih[kMaxDirections];    // packed panels of gates
-  T* w_hh[kMaxDirections];    // packed panels of gates
-  T* w_hr[kMaxDirections];    // packed panels of rows
-  T* bias[kMaxDirections];    // [panel][4][W]: b_ih + b_hh
-  T* h_cell[kMaxDirections];  // [B, H]
-  T* gates[kMaxDirections];   // [chunk rows, 4, H]: if the caller wants no gates
-  T* zeros;                   // [P]: the missing h0
+  S* w_ih[kMaxDirections];       // packed panels of gates
+  S* w_hh[kMaxDirections];       // packed panels of gates
+  S* w_hr[kMaxDirections];       // packed panels of rows
+  T* bias[kMaxDirections];       // [panel][4][W]: b_ih + b_hh
+  S* h_cell[kMaxDirections];     // [B, H]
+  T* projected[kMaxDirections];  // [chunk rows, 4, H], unless in_gates
+  S* zeros;                      // [P]: the missing h0
   Barrier* barriers;
 };
 
-// Lays the task out from `base` on; returns the elements used. base may be null to measure.
-template <class T>
-static int64_t plan_forward(const LayerForward& p, T* base, ForwardTask<T>& task) {
+template <class S>
+LF_FN int64_t gate_panels_size(const Dims& d, int64_t K) {
+  return ceil_div(d.H, VecOf<S>::kWidth) * kPanel<S> * padded<S>(K);
+}
+
+// Lays the task out from `base` on; returns the bytes used. base may be null to measure.
+template <class S>
+static int64_t plan_forward(const LayerForward& p, void* base, ForwardTask<S>& task) {
+  using T = ValueOf<S>;
   const Dims& d = p.d;
-  const int64_t gate_panels = ceil_div(d.H, Vec<T>::kWidth);
   int64_t used = 0;
   task.p = &p;
   task.packed = d.N > kPackFromRows;
   task.chunk = task.packed && d.B < kFusedRows ? ceil_div(kChunkRows, d.B) : 0;
+  task.in_gates = p.c && sizeof(S) == sizeof(T);
   for (int64_t i = 0; i < d.D; ++i) {
-    task.w_ih[i] = take(base, used, task.packed ? gate_panels * p.I * kPanel<T> : 0);
-    task.w_hh[i] = take(base, used, task.packed ? gate_panels * d.P * kPanel<T> : 0);
-    task.w_hr[i] =
-        take(base, used, task.packed && p.w_hr[i] ? ceil_div(d.P, kPanel<T>) * d.H * kPanel<T> : 0);
-    task.bias[i] = take(base, used, gate_panels * kPanel<T>);
-    task.h_cell[i] = take(base, used, p.w_hr[i] ? d.B * d.H : 0);
-    task.gates[i] = take(base, used, p.c ? 0 : task.chunk * d.B * 4 * d.H);
+    const int64_t row_panels = p.w_hr[i] ? ceil_div(d.P, kPanel<S>) : 0;
+    task.w_ih[i] = take<S>(base, used, task.packed ? gate_panels_size<S>(d, p.I) : 0);
+    task.w_hh[i] = take<S>(base, used, task.packed ? gate_panels_size<S>(d, d.P) : 0);
+    task.w_hr[i] = take<S>(base, used, task.packed ? row_panels * kPanel<S> * padded<S>(d.H) : 0);
+    task.bias[i] = take<T>(base, used, gate_panels_size<T>(d, 1));
+    task.h_cell[i] = take<S>(base, used, p.w_hr[i] ? d.B * d.H : 0);
+    task.projected[i] = take<T>(base, used, task.in_gates ? 0 : task.chunk * d.B * 4 * d.H);
   }
-  task.zeros = take(base, used, d.P);
+  task.zeros = take<S>(base, used, d.P);
   return used;
 }
 
-template <class T>
+template <class S>
 static void pack_forward(const void* task_, int member, int members) {
-  const ForwardTask<T>& task = *static_cast<const ForwardTask<T>*>(task_);
+  const ForwardTask<S>& task = *static_cast<const ForwardTask<S>*>(task_);
   const LayerForward& p = *task.p;
   const Dims& d = p.d;
   for (int64_t i = 0; i < d.D; ++i) {
-    const int64_t gate_panels = ceil_div(d.H, Vec<T>::kWidth);
-    const int64_t row_panels = p.w_hr[i] ? ceil_div(d.P, kPanel<T>) : 0;
+    const int64_t gate_panels = ceil_div(d.H, VecOf<S>::kWidth);
+    const int64_t row_panels = p.w_hr[i] ? ceil_div(d.P, kPanel<S>) : 0;
     for (int64_t q = member; q < gate_panels; q += members) {
-      const int64_t unit = q * Vec<T>::kWidth;
-      pack_gates(static_cast<const T*>(p.w_ih[i]), d.H, p.I, unit,
-                 task.w_ih[i] + q * p.I * kPanel<T>);
-      pack_gates(static_cast<const T*>(p.w_hh[i]), d.H, d.P, unit,
-                 task.w_hh[i] + q * d.P * kPanel<T>);
+      const int64_t unit = q * VecOf<S>::kWidth;
+      pack_gates(static_cast<const S*>(p.w_ih[i]), d.H, p.I, unit,
+                 task.w_ih[i] + q * kPanel<S> * padded<S>(p.I));
+      pack_gates(static_cast<const S*>(p.w_hh[i]), d.H, d.P, unit,
+                 task.w_hh[i] + q * kPanel<S> * padded<S>(d.P));
     }
     for (int64_t q = member; q < row_panels; q += members)
-      pack_rows(static_cast<const T*>(p.w_hr[i]), d.P, d.H, q * kPanel<T>,
-                task.w_hr[i] + q * d.H * kPanel<T>);
+      pack_rows(static_cast<const S*>(p.w_hr[i]), d.P, d.H, q * kPanel<S>,
+                task.w_hr[i] + q * kPanel<S> * padded<S>(d.H));
   }
 }
 
 // b_ih + b_hh as panels of gates, with zeros past the last unit.
-template <class T>
-static void add_biases(const LayerForward& p, int64_t i, T* out) {
-  constexpr int W = Vec<T>::kWidth;
-  const T* const b_ih = static_cast<const T*>(p.b_ih[i]);
-  const T* const b_hh = static_cast<const T*>(p.b_hh[i]);
-  for (int64_t unit = 0; unit < p.d.H; unit += W)
-    for (int g = 0; g < 4; ++g)
-      for (int l = 0; l < W; ++l) {
-        const int64_t k = g * p.d.H + unit + l;
-        const bool exists = unit + l < p.d.H;
-        *out++ = (exists && b_ih ? b_ih[k] : T(0)) + (exists && b_hh ? b_hh[k] : T(0));
-      }
+template <class S>
+static void add_biases(const LayerForward& p, int64_t i, ValueOf<S>* out) {
+  using V = VecOf<S>;
+  const S* const b_ih = static_cast<const S*>(p.b_ih[i]);
+  const S* const b_hh = static_cast<const S*>(p.b_hh[i]);
+  for (int64_t unit = 0; unit < p.d.H; unit += V::kWidth)
+    for (int g = 0; g < 4; ++g, out += V::kWidth) {
+      const int64_t at = g * p.d.H + unit;
+      const int n = V::lanes(p.d.H - unit);
+      const V first = b_ih ? V::load(b_ih + at, n) : V(0);
+      (b_hh ? first + V::load(b_hh + at, n) : first).store(out);
+    }
 }
 
 // One member's share of one direction.
-template <class T, class CellType>
-static void scan_forward(const ForwardTask<T>& task, const Share& share, int64_t i) {
+template <class S, class CellType>
+static void scan_forward(const ForwardTask<S>& task, const Share& share, int64_t i) {
+  using T = ValueOf<S>;
   const LayerForward& p = *task.p;
   const Dims& d = p.d;
   const Order order{p.offsets, d.T, i == 1};
-  const int64_t units = Vec<T>::kWidth, panels = ceil_div(d.H, units);
+  const int64_t units = VecOf<S>::kWidth, panels = ceil_div(d.H, units);
   const int64_t unit0 = panels * share.part / share.parts * units;
   const int64_t unit1 = panels * (share.part + 1) / share.parts * units;
-  const int64_t column0 = first_column<T>(d.P, share.part, share.parts);
-  const int64_t column1 = first_column<T>(d.P, share.part + 1, share.parts);
+  const int64_t column0 = first_column<S>(d.P, share.part, share.parts);
+  const int64_t column1 = first_column<S>(d.P, share.part + 1, share.parts);
   Barrier& barrier = task.barriers[share.barrier];
 
-  const T* x = static_cast<const T*>(p.x);
-  ForwardStep<T> s{};
+  const S* x = static_cast<const S*>(p.x);
+  ForwardStep<S> s{};
   s.I = p.I;
   s.H = d.H;
   s.P = d.P;
   s.y_stride = d.D * d.P;
   s.packed = task.packed;
-  s.projected = task.chunk > 0;
   s.bias = task.bias[i];
-  s.w_ih = task.packed ? task.w_ih[i] : static_cast<const T*>(p.w_ih[i]);
-  s.w_hh = task.packed ? task.w_hh[i] : static_cast<const T*>(p.w_hh[i]);
-  s.w_hr = task.packed ? task.w_hr[i] : static_cast<const T*>(p.w_hr[i]);
-  s.h0 = p.h0 ? static_cast<const T*>(p.h0) + i * d.B * d.P : task.zeros;
+  s.w_ih = task.packed ? task.w_ih[i] : static_cast<const S*>(p.w_ih[i]);
+  s.w_hh = task.packed ? task.w_hh[i] : static_cast<const S*>(p.w_hh[i]);
+  s.w_hr = task.packed ? task.w_hr[i] : static_cast<const S*>(p.w_hr[i]);
+  s.h0 = p.h0 ? static_cast<const S*>(p.h0) + i * d.B * d.P : task.zeros;
   s.h0_stride = p.h0 ? d.P : 0;
   s.c_state = static_cast<T*>(p.c_n) + i * d.B * d.H;
-  s.h_n = static_cast<T*>(p.h_n) + i * d.B * d.P;
+  s.h_n = static_cast<S*>(p.h_n) + i * d.B * d.P;
   s.h_cell = p.w_hr[i] ? task.h_cell[i] : nullptr;
 
-  Gates<T, CellType> gates(s);
-  // Where gates lie, and the row of the layer that comes first there.
-  T* const kept = p.c ? static_cast<T*>(p.gates) + i * d.N * 4 * d.H : task.gates[i];
+  Gates<S, CellType> gates(s);
+  S* const gates_kept = p.c ? static_cast<S*>(p.gates) + i * d.N * 4 * d.H : nullptr;
+  // Where the projected input lies, and the row of the layer that comes first there.
+  T* projected = task.in_gates ? reinterpret_cast<T*>(gates_kept) : task.projected[i];
   int64_t first_row = 0;
   for (int64_t step = 0; step < d.T; ++step) {
     if (task.chunk && step % task.chunk == 0) {
       const int64_t last = (step + task.chunk < d.T ? step + task.chunk : d.T) - 1;
       const int64_t begin = p.offsets[order.reverse ? order.t(last) : step];
       const int64_t end = p.offsets[(order.reverse ? order.t(step) : last) + 1];
-      if (!p.c) first_row = begin;
+      if (!task.in_gates) first_row = begin;
       s.x = x + begin * p.I;
-      s.gates = kept + (begin - first_row) * 4 * d.H;
+      s.projected = projected + (begin - first_row) * 4 * d.H;
       for (int64_t b = 0, b1; b < end - begin; b = b1) {
         b1 = strip_end(b, end - begin);
         for (int64_t unit = unit0; unit < unit1; unit += units) project_input(s, b, b1, unit);
@@ -150,9 +159,10 @@ static void scan_forward(const ForwardTask<T>& task, const Share& share, int64_t
     const int64_t b1 = rows < share.b1 ? rows : share.b1;
     s.x = x + row * p.I;
     s.y_prev =
-        step ? static_cast<T*>(p.y) + order.first_row(step - 1) * s.y_stride + i * d.P : nullptr;
-    s.y = static_cast<T*>(p.y) + row * s.y_stride + i * d.P;
-    s.gates = !s.projected && !p.c ? nullptr : kept + (row - first_row) * 4 * d.H;
+        step ? static_cast<S*>(p.y) + order.first_row(step - 1) * s.y_stride + i * d.P : nullptr;
+    s.y = static_cast<S*>(p.y) + row * s.y_stride + i * d.P;
+    s.projected = task.chunk ? projected + (row - first_row) * 4 * d.H : nullptr;
+    s.gates = p.c ? gates_kept + row * 4 * d.H : nullptr;
     s.c = p.c ? static_cast<T*>(p.c) + (i * d.N + row) * d.H : nullptr;
     s.continued = order.continued(step);
     s.continuing = order.continuing(step);
@@ -165,43 +175,43 @@ static void scan_forward(const ForwardTask<T>& task, const Share& share, int64_t
     }
     if (s.h_cell) {
       barrier.wait(share.parts);
-      for_panels<T>(Projection<T>{s}, share.b0, b1, column0, column1);
+      for_panels<S>(Projection<S>{s}, share.b0, b1, column0, column1);
     }
     barrier.wait(share.parts);
   }
 }
 
-template <class T, class CellType>
+template <class S, class CellType>
 static void forward_member(const void* task_, int member, int members) {
-  const ForwardTask<T>& task = *static_cast<const ForwardTask<T>*>(task_);
+  const ForwardTask<S>& task = *static_cast<const ForwardTask<S>*>(task_);
   const Share mine = share(task.p->d, kTileRows, member, members);
   if (mine.b0 == mine.b1) return;
-  for (int64_t i = mine.d0; i < mine.d1; ++i) scan_forward<T, CellType>(task, mine, i);
+  for (int64_t i = mine.d0; i < mine.d1; ++i) scan_forward<S, CellType>(task, mine, i);
 }
 
-template <class T>
+template <class S>
 static size_t forward_workspace_of(const LayerForward& p) {
-  ForwardTask<T> task;
-  return plan_forward<T>(p, nullptr, task) * sizeof(T);
+  ForwardTask<S> task;
+  return plan_forward<S>(p, nullptr, task);
 }
 
-template <class T, class CellType>
+template <class S, class CellType>
 static void forward_of(const LayerForward& p, const Context& context) {
   const Dims& d = p.d;
   Barrier barriers[kMaxTeam];
-  ForwardTask<T> task{};
-  plan_forward(p, static_cast<T*>(context.workspace), task);
+  ForwardTask<S> task{};
+  plan_forward(p, context.workspace, task);
   task.barriers = barriers;
-  std::memset(task.zeros, 0, d.P * sizeof(T));
-  for (int64_t i = 0; i < d.D; ++i) add_biases(p, i, task.bias[i]);
-  const size_t state = d.D * d.B * d.H * sizeof(T);
+  std::memset(task.zeros, 0, d.P * sizeof(S));
+  for (int64_t i = 0; i < d.D; ++i) add_biases<S>(p, i, task.bias[i]);
+  const size_t state = d.D * d.B * d.H * sizeof(ValueOf<S>);
   if (p.c0)
     std::memcpy(p.c_n, p.c0, state);
   else
     std::memset(p.c_n, 0, state);
   const int threads = team_size(d, context.threads);
-  if (task.packed) run_team(threads, pack_forward<T>, &task);
-  run_team(threads, forward_member<T, CellType>, &task);
+  if (task.packed) run_team(threads, pack_forward<S>, &task);
+  run_team(threads, forward_member<S, CellType>, &task);
 }
 
 }  // namespace lf::LF_ISA

@@ -7,75 +7,84 @@
 namespace lf::LF_ISA {
 
 // One step of one direction: where its rows lie.
-template <class T>
+template <class S>
 struct ForwardStep {
+  using T = ValueOf<S>;
   int64_t I, H, P, y_stride;
-  bool projected;  // gates hold x W_ih^T
-  const T* x;      // [rows, I], unless projected
-  const T* bias;   // [panel][4][W]
-  const T* w_ih;
-  const T* w_hh;  // packed or as given
-  const T* w_hr;
+  const S* x;     // [rows, I]
+  T* projected;   // [rows, 4, H]: x W_ih^T; nullptr: still to be multiplied
+  const T* bias;  // [panel][4][W]
+  const S* w_ih;
+  const S* w_hh;  // packed or as given
+  const S* w_hr;
   bool packed, multiply;  // multiply: some row has a state to multiply
   int64_t continued;      // rows from here on start from h0
   int64_t continuing;     // rows from here on end
-  const T* y_prev;        // [rows, y_stride]
-  const T* h0;            // [B, P] or the zeros, then h0_stride is 0
+  const S* y_prev;        // [rows, y_stride]
+  const S* h0;            // [B, P] or the zeros, then h0_stride is 0
   int64_t h0_stride;
-  T* gates;    // [rows, 4, H], or nullptr: not projected, and c is not wanted
+  S* gates;    // [rows, 4, H], or nullptr: not wanted, like c
   T* c_state;  // [B, H]
   T* c;        // [rows, H] or nullptr
-  T* y;        // [rows, y_stride]
-  T* h_n;      // [B, P]
-  T* h_cell;   // [B, H] or nullptr: no projection
+  S* y;        // [rows, y_stride]
+  S* h_n;      // [B, P]
+  S* h_cell;   // [B, H] or nullptr: no projection
 };
 
-template <class T>
-LF_FN void store_output(const ForwardStep<T>& s, int64_t row, int64_t column, Vec<T> h, int lanes) {
+template <class S>
+LF_FN void store_output(const ForwardStep<S>& s, int64_t row, int64_t column, VecOf<S> h,
+                        int lanes) {
   h.store(s.y + row * s.y_stride + column, lanes);
   if (row >= s.continuing) h.store(s.h_n + row * s.P + column, lanes);
 }
 
 // The states that the rows from b on start a step with.
-template <class T>
+template <class S>
 struct StatesAt {
-  const ForwardStep<T>& s;
+  const ForwardStep<S>& s;
   int64_t b;
-  LF_FN const T* operator()(int64_t r) const {
+  LF_FN const S* operator()(int64_t r) const {
     return b + r < s.continued ? s.y_prev + (b + r) * s.y_stride : s.h0 + (b + r) * s.h0_stride;
   }
 };
 
-// gates = x W_ih^T for rows that may be of several steps and one vector of units. Here and in
+// Packed gates of a vector of units.
+template <class S>
+LF_FN const S* gate_panel(const S* panels, int64_t unit, int64_t K) {
+  return panels + unit * 4 * padded<S>(K);
+}
+
+// projected = x W_ih^T for rows that may be of several steps and one vector of units. Here and in
 // Gates the vectors of a panel are the four gates.
-template <class T>
-static void project_input(const ForwardStep<T>& s, int64_t b, int64_t b1, int64_t unit) {
-  using V = Vec<T>;
-  const int lanes = s.H - unit < V::kWidth ? int(s.H - unit) : V::kWidth;
-  Strip<T> strip;
-  multiply_strip<T>(strip.at[0][0], b1 - b, RowsAt<T>{s.x + b * s.I, s.I},
-                    Right<T>{s.w_ih + unit * 4 * s.I, s.I});
+template <class S>
+static void project_input(const ForwardStep<S>& s, int64_t b, int64_t b1, int64_t unit) {
+  using V = VecOf<S>;
+  const int lanes = V::lanes(s.H - unit);
+  Strip<S> strip;
+  multiply_strip<S>(strip.at[0][0], b1 - b, RowsAt<S>{s.x + b * s.I, s.I},
+                    Right<S>{gate_panel<S>(s.w_ih, unit, s.I), s.I});
   for (int64_t r = 0; r < b1 - b; ++r)
     for (int g = 0; g < 4; ++g)
-      V::load(strip.at[r][g]).store(s.gates + ((b + r) * 4 + g) * s.H + unit, lanes);
+      V::load(strip.at[r][g]).store(s.projected + ((b + r) * 4 + g) * s.H + unit, lanes);
 }
 
 // The gates of the rows [b, b1) and of some vectors of units from `unit` on, and the cell on them.
 // The sums of all wait in one strip, [vector of units][row], as the cell is a chain of some 200
 // cycles: only many of them, one after the other, keep the units of the CPU busy. For the same
 // reason it is cut in two.
-template <class T, class CellType>
+template <class S, class CellType>
 struct Gates {
+  using T = ValueOf<S>;
   using V = Vec<T>;
-  const ForwardStep<T>& s;
+  const ForwardStep<S>& s;
   int64_t b = 0, b1 = 0;
-  Strip<T> strip;
+  Strip<S> strip;
 
-  explicit Gates(const ForwardStep<T>& step) : s(step) {}
+  explicit Gates(const ForwardStep<S>& step) : s(step) {}
 
   // turn: begin with the last units, whose weights the step before has left in the caches.
   void run(int64_t unit, int64_t end, bool turn) {
-    const int64_t vectors = ceil_div(end - unit, V::kWidth), size = (b1 - b) * kPanel<T>;
+    const int64_t vectors = ceil_div(end - unit, V::kWidth), size = (b1 - b) * kPanel<S>;
     T* const sums = strip.at[0][0];
     for (int64_t k = 0; k < vectors; ++k) {
       const int64_t v = turn ? vectors - 1 - k : k;
@@ -86,76 +95,76 @@ struct Gates {
   }
 
  private:
-  LF_FN int lanes(int64_t unit) const {
-    return s.H - unit < V::kWidth ? int(s.H - unit) : V::kWidth;
-  }
-
   // Biases and h, which is at most 1, are summed before x comes in, whose size nobody knows: so
   // one rounding at that size.
   void multiply(int64_t unit, T* out) const {
     const int64_t rows = b1 - b;
-    const StatesAt<T> state_of{s, b};
-    const RowsAt<T> input_of{s.x + b * s.I, s.I};
+    const StatesAt<S> state_of{s, b};
+    const RowsAt<S> input_of{s.x + b * s.I, s.I};
     const T* const bias = s.bias + unit * 4;
     if (!s.packed) {
       fill(out, bias);
-      const int n = lanes(unit), all[4] = {n, n, n, n};
+      const int n = V::lanes(s.H - unit), all[4] = {n, n, n, n};
       if (s.multiply) multiply_plain(out, rows, state_of, s.w_hh + unit * s.P, s.H, all, s.P, true);
       multiply_plain(out, rows, input_of, s.w_ih + unit * s.I, s.H, all, s.I, true);
       return;
     }
-    const Right<T> w_hh{s.w_hh + unit * 4 * s.P, s.P}, w_ih{s.w_ih + unit * 4 * s.I, s.I};
+    const Right<S> w_hh{gate_panel<S>(s.w_hh, unit, s.P), s.P};
+    const Right<S> w_ih{gate_panel<S>(s.w_ih, unit, s.I), s.I};
     if (s.projected) {
       if (s.multiply)
-        multiply_strip<T>(out, rows, state_of, w_hh, bias);
+        multiply_strip<S>(out, rows, state_of, w_hh, bias);
       else
         fill(out, bias);
     } else if (!s.multiply) {
-      multiply_strip<T>(out, rows, input_of, w_ih, bias);
-    } else if (s.P + s.I <= kChain) {
+      multiply_strip<S>(out, rows, input_of, w_ih, bias);
+    } else if (words<S>(s.P) + words<S>(s.I) <= kChain) {
       multiply_both_strip(out, rows, state_of, w_hh, input_of, w_ih, bias);
     } else {
-      multiply_strip<T>(out, rows, state_of, w_hh, bias);
-      multiply_strip<T>(out, rows, input_of, w_ih, nullptr, true);
+      multiply_strip<S>(out, rows, state_of, w_hh, bias);
+      multiply_strip<S>(out, rows, input_of, w_ih, nullptr, true);
     }
   }
 
   void fill(T* out, const T* bias) const {
     for (int64_t r = 0; r < b1 - b; ++r)
-      std::memcpy(out + r * kPanel<T>, bias, kPanel<T> * sizeof(T));
+      std::memcpy(out + r * kPanel<S>, bias, kPanel<S> * sizeof(T));
   }
 
   // Activations and c; leaves o in the strip.
   void update(int64_t unit, T* sums) const {
-    const int n = lanes(unit);
+    const int n = V::lanes(s.H - unit);
     const int64_t H = s.H;
     T* c_state = s.c_state + b * H + unit;
     T* c_kept = s.c ? s.c + b * H + unit : nullptr;
-    T* gates = s.gates ? s.gates + b * 4 * H + unit : nullptr;
-    const bool projected = s.projected;
-    for (int64_t row = b; row < b1; ++row, sums += kPanel<T>, c_state += H) {
+    S* gates = s.gates ? s.gates + b * 4 * H + unit : nullptr;
+    const T* projected = s.projected ? s.projected + b * 4 * H + unit : nullptr;
+    for (int64_t row = b; row < b1; ++row, sums += kPanel<S>, c_state += H) {
       V gate[4], c = V::load(c_state, n);
       for (int g = 0; g < 4; ++g) {
         gate[g] = V::load(sums + g * V::kWidth);
-        if (projected) gate[g] = gate[g] + V::load(gates + g * H, n);
+        if (projected) gate[g] = gate[g] + V::load(projected + g * H, n);
       }
       CellType::update(gate, c);
       c.store(c_state, n);
       gate[3].store(sums + 3 * V::kWidth);
       if (c_kept) {
         c.store(c_kept, n);
-        for (int g = 0; g < 4; ++g) gate[g].store(gates + g * H, n);
+        for (int g = 0; g < 4; ++g)
+          (sizeof(S) == 2 && CellType::is_sigmoid(g) ? fold(gate[g]) : gate[g])
+              .store(gates + g * H, n);
         c_kept += H;
+        gates += 4 * H;
       }
-      if (gates) gates += 4 * H;
+      if (projected) projected += 4 * H;
     }
   }
 
   void output(int64_t unit, const T* sums) const {
-    const int n = lanes(unit);
+    const int n = V::lanes(s.H - unit);
     const int64_t H = s.H;
     const T* c_state = s.c_state + b * H + unit;
-    for (int64_t row = b; row < b1; ++row, sums += kPanel<T>, c_state += H) {
+    for (int64_t row = b; row < b1; ++row, sums += kPanel<S>, c_state += H) {
       const V h = CellType::output(V::load(sums + 3 * V::kWidth), V::load(c_state, n));
       if (s.h_cell)
         h.store(s.h_cell + row * H + unit, n);
@@ -166,19 +175,20 @@ struct Gates {
 };
 
 // y = h_cell W_hr^T for a strip of rows and four vectors of columns.
-template <class T>
+template <class S>
 struct Projection {
-  const ForwardStep<T>& s;
+  const ForwardStep<S>& s;
 
   template <int J>
   void run(int64_t b, int64_t b1, int64_t column) const {
-    using V = Vec<T>;
-    Strip<T> strip;
+    using V = VecOf<S>;
+    Strip<S> strip;
     int lanes[4];
-    panel_lanes<T>(column, s.P, lanes);
-    const RowsAt<T> cell_of{s.h_cell + b * s.H, s.H};
+    panel_lanes<S>(column, s.P, lanes);
+    const RowsAt<S> cell_of{s.h_cell + b * s.H, s.H};
     if (s.packed)
-      multiply_strip<T, J>(strip.at[0][0], b1 - b, cell_of, Right<T>{s.w_hr + column * s.H, s.H});
+      multiply_strip<S, J>(strip.at[0][0], b1 - b, cell_of,
+                           Right<S>{s.w_hr + column * padded<S>(s.H), s.H});
     else
       multiply_plain(strip.at[0][0], b1 - b, cell_of, s.w_hr + column * s.H, V::kWidth, lanes, s.H,
                      false);

@@ -6,32 +6,29 @@
 namespace lf::LF_ISA {
 
 // Where part `part` of `parts` of n columns begins: at a panel, or at n.
-template <class T>
+template <class S>
 LF_FN int64_t first_column(int64_t n, int part, int parts) {
-  const int64_t column = ceil_div(n, kPanel<T>) * part / parts * kPanel<T>;
+  const int64_t column = ceil_div(n, kPanel<S>) * part / parts * kPanel<S>;
   return column < n ? column : n;
 }
 
 // How many of n columns from `first` on lie in each vector of a panel.
-template <class T>
+template <class S>
 LF_FN void panel_lanes(int64_t first, int64_t n, int (&lanes)[4]) {
-  constexpr int W = Vec<T>::kWidth;
-  for (int j = 0; j < 4; ++j) {
-    const int64_t left = n - first - j * W;
-    lanes[j] = left >= W ? W : left > 0 ? int(left) : 0;
-  }
+  using V = VecOf<S>;
+  for (int j = 0; j < 4; ++j) lanes[j] = V::lanes(n - first - j * V::kWidth);
 }
 
 // The first J vectors of a strip to the rows of out [rows, n], from `column` on; added if add.
-template <class T, int J>
-static void store_strip(const Strip<T>& strip, int64_t rows, T* out, int64_t n, int64_t column,
+template <class S, int J>
+static void store_strip(const Strip<S>& strip, int64_t rows, S* out, int64_t n, int64_t column,
                         bool add = false) {
-  using V = Vec<T>;
+  using V = VecOf<S>;
   int lanes[4];
-  panel_lanes<T>(column, n, lanes);
+  panel_lanes<S>(column, n, lanes);
   for (int64_t r = 0; r < rows; ++r)
     for (int j = 0; j < J; ++j) {
-      T* const to = out + r * n + column + j * V::kWidth;
+      S* const to = out + r * n + column + j * V::kWidth;
       const V sum = V::load(strip.at[r][j]);
       (add ? sum + V::load(to, lanes[j]) : sum).store(to, lanes[j]);
     }
@@ -46,15 +43,15 @@ static int64_t strip_end(int64_t b, int64_t b1) {
 
 // Calls strip.run<J>(b, b1, column) for all strips of rows and panels of the columns [column,
 // columns), the last of which may be narrow.
-template <class T, class Run>
+template <class S, class Run>
 static void for_panels(const Run& strip, int64_t b, int64_t b1, int64_t column, int64_t columns) {
   for (int64_t end = b; b < b1; b = end) {
     end = strip_end(b, b1);
-    for (int64_t at = column; at < columns; at += kPanel<T>) {
+    for (int64_t at = column; at < columns; at += kPanel<S>) {
       const int64_t left = columns - at;
-      if (left <= Vec<T>::kWidth)
+      if (left <= VecOf<S>::kWidth)
         strip.template run<1>(b, end, at);
-      else if (left <= 2 * Vec<T>::kWidth)
+      else if (left <= 2 * VecOf<S>::kWidth)
         strip.template run<2>(b, end, at);
       else
         strip.template run<4>(b, end, at);
@@ -62,70 +59,70 @@ static void for_panels(const Run& strip, int64_t b, int64_t b1, int64_t column, 
   }
 }
 
-// Panel of gates: w [4, H, K] row-major to [K][4][W], W hidden units from `unit` on.
-template <class T>
-static void pack_gates(const T* w, int64_t H, int64_t K, int64_t unit, T* panel) {
-  constexpr int W = Vec<T>::kWidth;
-  constexpr int64_t kBlock = 16;  // a cache line of each row, 4 KiB of panel
-  for (int64_t k0 = 0; k0 < K; k0 += kBlock) {
-    const int64_t k1 = k0 + kBlock < K ? k0 + kBlock : K;
-    for (int g = 0; g < 4; ++g)
-      for (int l = 0; l < W; ++l) {
-        const bool exists = unit + l < H;
-        const T* row = w + (g * H + unit + l) * K;
-        T* out = panel + g * W + l;
-        for (int64_t k = k0; k < k1; ++k) out[k * kPanel<T>] = exists ? row[k] : T(0);
-      }
-  }
+// Panel of gates: w [4, H, K] row-major, W hidden units from `unit` on.
+template <class S>
+static void pack_gates(const S* w, int64_t H, int64_t K, int64_t unit, S* panel) {
+  using V = VecOf<S>;
+  for (int g = 0; g < 4; ++g)
+    transpose(w + (g * H + unit) * K, K, V::lanes(H - unit), panel + g * V::kWidth * kPair<S>,
+              kWordRow<S>);
 }
 
-// Panel of columns: w [K, n] row-major to [K][4][W], columns from `first` on.
-template <class T>
-static void pack_columns(const T* w, int64_t K, int64_t n, int64_t first, T* panel) {
-  using V = Vec<T>;
+// Panel of rows as columns: w [n, K] row-major, rows from `first` on.
+template <class S>
+static void pack_rows(const S* w, int64_t n, int64_t K, int64_t first, S* panel) {
+  using V = VecOf<S>;
   int lanes[4];
-  panel_lanes<T>(first, n, lanes);
-  for (int64_t k = 0; k < K; ++k)
-    for (int j = 0; j < 4; ++j)
-      V::load(w + k * n + first + j * V::kWidth, lanes[j])
-          .store(panel + k * kPanel<T> + j * V::kWidth);
+  panel_lanes<S>(first, n, lanes);
+  for (int j = 0; j < 4; ++j)
+    transpose(w + (first + j * V::kWidth) * K, K, lanes[j], panel + j * V::kWidth * kPair<S>,
+              kWordRow<S>);
+}
+
+// Panel of columns: w [K, n] row-major, columns from `first` on.
+template <class S>
+static void pack_columns(const S* w, int64_t K, int64_t n, int64_t first, S* panel) {
+  using V = VecOf<S>;
+  int lanes[4];
+  panel_lanes<S>(first, n, lanes);
+  for (int64_t k = 0; k < K; k += kPair<S>, panel += kWordRow<S>)
+    for (int j = 0; j < 4; ++j) {
+      const S* rows[kPair<S>];
+      for (int of = 0; of < kPair<S>; ++of)
+        rows[of] = k + of < K ? w + (k + of) * n + first + j * V::kWidth : nullptr;
+      Stored<S>::zip(rows, lanes[j]).store(panel + j * V::kWidth * kPair<S>);
+    }
 }
 
 // The columns of a row-major matrix w [K, n] as multiply reads them: packed into panels, or, where
 // that would not pay, as they lie but for the last panel if it is narrow, which loads would
-// overrun.
-template <class T>
+// overrun. Words of several numbers are always packed.
+template <class S>
 struct Columns {
-  const T* w;
+  const S* w;
   int64_t K, n;
   bool pack;
-  T* panels;
+  S* panels;
 
-  int64_t first_packed() const { return pack ? 0 : n / kPanel<T> * kPanel<T>; }
-  // Elements that panels must hold.
-  int64_t size() const { return ceil_div(n - first_packed(), kPanel<T>) * kPanel<T> * K; }
+  int64_t first_packed() const { return pack || kPair<S> > 1 ? 0 : n / kPanel<S> * kPanel<S>; }
+  // Numbers that panels must hold.
+  int64_t size() const {
+    return ceil_div(n - first_packed(), kPanel<S>) * kPanel<S> * padded<S>(K);
+  }
 
   // One member's share of the packing.
   void fill(int member, int members) const {
     const int64_t first = first_packed();
-    for (int64_t q = member; first + q * kPanel<T> < n; q += members)
-      pack_columns(w, K, n, first + q * kPanel<T>, panels + q * K * kPanel<T>);
+    for (int64_t q = member; first + q * kPanel<S> < n; q += members)
+      pack_columns(w, K, n, first + q * kPanel<S>, panels + q * kPanel<S> * padded<S>(K));
   }
 
   // The panel from `column` on.
-  Right<T> from(int64_t column) const {
+  Right<S> from(int64_t column) const {
     const int64_t first = first_packed();
     if (column < first) return {w + column, K, n};
-    return {panels + (column - first) * K, K};
+    return {panels + (column - first) * padded<S>(K), K};
   }
 };
-
-// Panel of rows as columns: w [n, K] row-major to [K][4][W], rows from `first` on.
-template <class T>
-static void pack_rows(const T* w, int64_t n, int64_t K, int64_t first, T* panel) {
-  for (int64_t j = 0; j < kPanel<T>; ++j)
-    for (int64_t k = 0; k < K; ++k)
-      panel[k * kPanel<T> + j] = first + j < n ? w[(first + j) * K + k] : T(0);
-}
 
 }  // namespace lf::LF_ISA

@@ -66,11 +66,29 @@ constexpr Share share(const Dims& d, int tile_rows, int member, int members) {
   return s;
 }
 
-// The next part of a workspace, of which `used` elements are taken; null where base is: to measure.
+constexpr int64_t clamp(int64_t x, int64_t low, int64_t high) {
+  return x < low ? low : x > high ? high : x;
+}
+
+// Rows [first, end) of a layer, of time step t on. Backward comes to them after later steps, unless
+// they are the first; then come earlier steps, unless they are the last.
+struct Rows {
+  int64_t first, end, t;
+  bool is_first, is_last;
+};
+
+// The rows of direction i that the steps [step, step1) hold.
+static Rows rows_of(const LayerBackward& p, int64_t i, int64_t step, int64_t step1) {
+  const int64_t T = p.d.T, t = i ? T - step1 : step;
+  return {p.offsets[t], p.offsets[t + step1 - step], t, step1 == T, step == 0};
+}
+
+// The next n numbers of a workspace, of which `used` bytes are taken; null where base is: to
+// measure.
 template <class T>
-static T* take(T* base, int64_t& used, int64_t elements) {
-  T* const place = base ? base + used : nullptr;
-  used += ceil_div(elements, 16) * 16;  // 64 bytes of the smallest type
+static T* take(void* base, int64_t& used, int64_t n) {
+  T* const place = base ? reinterpret_cast<T*>(static_cast<char*>(base) + used) : nullptr;
+  used += ceil_div(n * int64_t(sizeof(T)), 64) * 64;
   return place;
 }
 

@@ -1,19 +1,26 @@
 // The matrix product of the CPU scan: a tile is up to kTileRows rows times four vectors of columns,
 // with its sums in registers; a strip is the tiles of some rows, in L1. Included once per ISA.
+//
+// S is what tensors hold. Factors are read as words of kPair numbers that follow each other along K
+// (words.inl.h); sums are of ValueOf<S>.
 #pragma once
 
-#include "cpu/simd.inl.h"
+#include "cpu/words.inl.h"
 
 namespace lf::LF_ISA {
 
 // 6 x 4 accumulators, 6 broadcasts and a weight fill 31 of 32 registers; 3 x 4 + 3 + 1 all of 16.
 constexpr int kTileRows = LF_VECTOR_REGISTERS == 32 ? 6 : 3;
 
-// Packed weights: panels of four vectors, [panel][K][4][W]. What lies past the matrix is zero.
-template <class T>
-constexpr int64_t kPanel = 4 * Vec<T>::kWidth;
+// Packed weights: panels of four vectors of columns, [panel][words of K][4][W][kPair]. What lies
+// past the matrix is zero.
+template <class S>
+constexpr int64_t kPanel = 4 * VecOf<S>::kWidth;
+// The numbers S of one word of K in a panel.
+template <class S>
+constexpr int64_t kWordRow = kPanel<S> * kPair<S>;
 
-// Terms that one chain of additions takes in. Longer chains lose accuracy: with 4096 terms in one
+// Words that one chain of additions takes in. Longer chains lose accuracy: with 4096 terms in one
 // chain a gradient was 1.4 times further off than the one rule of the tests allows. It is also the
 // block of K for which a panel stays in L1 (16 KiB on AVX2; on AVX-512 twice that, but its tiles
 // read half as many bytes per product) while the rows of a strip pass by.
@@ -22,102 +29,113 @@ constexpr int64_t kChain = 128;
 // What products leave for the code around them: up to so many rows of four vectors, in L1.
 constexpr int64_t kStripRows = 66;
 static_assert(kStripRows % kTileRows == 0);
-template <class T>
+template <class S>
 struct alignas(64) Strip {
-  T at[kStripRows][4][Vec<T>::kWidth];
+  ValueOf<S> at[kStripRows][4][VecOf<S>::kWidth];
 };
 
 // Rows of the left side of a product, one stride after the other. A functor: the target pragma does
 // not reach the body of a lambda.
-template <class T>
+template <class S>
 struct RowsAt {
-  const T* first;
+  const S* first;
   int64_t stride;
-  LF_FN const T* operator()(int64_t r) const { return first + r * stride; }
+  LF_FN const S* operator()(int64_t r) const { return first + r * stride; }
 };
 
-// The right side of a product: row k is the first vectors at b + k * step.
-template <class T>
+// The right side of a product: word k of K is the first vectors at b + k * step.
+template <class S>
 struct Right {
-  const T* b;
+  const S* b;
   int64_t K;
-  int64_t step = kPanel<T>;
+  int64_t step = kWordRow<S>;
 };
 
-template <class T, int R, int J>
+template <class S, int R, int J>
 struct Sums {
-  Vec<T> at[R][J];
+  using T = ValueOf<S>;
+  using V = Vec<T>;
+  V at[R][J];
 
-  // at += a b; element k of row r of a is a[r][k * kStep]. Meanwhile brings a line per k from
-  // `ahead` on closer.
-  template <int kStep>
-  LF_FN void add(const T* const (&a)[R], const Right<T>& right, const T*& ahead) {
-    using V = Vec<T>;
-    const T* b = right.b;
-    const T* rows[R];
+  explicit LF_FN Sums(const T* start) {
 #pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) rows[r] = a[r];
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int64_t k = 0; k < right.K; ++k, b += right.step, ahead += 64 / sizeof(T)) {
-      if constexpr (R > 1) __builtin_prefetch(ahead);
-      V x[R];
-#pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) x[r] = V(rows[r][k * kStep]);
+      for (int j = 0; j < J; ++j) at[r][j] = V::load(start + j * V::kWidth);
+  }
+
+  LF_FN void add(const WordsOf<S> (&x)[R], const S* b) {
 #pragma GCC unroll 4
-      for (int j = 0; j < J; ++j) {
-        const V w = V::load(b + j * V::kWidth);
+    for (int j = 0; j < J; ++j) {
+      const auto w = WordsOf<S>::load(b + j * V::kWidth * kPair<S>);
 #pragma GCC unroll 6
-        for (int r = 0; r < R; ++r) at[r][j] = fma(x[r], w, at[r][j]);
-      }
+      for (int r = 0; r < R; ++r) at[r][j] = fma(x[r], w, at[r][j]);
     }
   }
 
+  // at += a b; word k of row r of a is at a[r] + k * kStep words. Meanwhile brings a line per word
+  // from `ahead` on closer, if there is one.
+  template <int kStep, bool kAhead>
+  LF_FN void add(const S* const (&a)[R], const Right<S>& right, const S* ahead) {
+    const S* b = right.b;
+    const S* rows[R];
+    WordsOf<S> x[R];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) rows[r] = a[r];
+    int64_t k = 0;
+#pragma GCC unroll 4
+    for (; k < right.K / kPair<S>; ++k, b += right.step, ahead += kAhead ? 64 / sizeof(S) : 0) {
+      if constexpr (kAhead) __builtin_prefetch(ahead);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) x[r] = Stored<S>::broadcast(rows[r] + k * kStep * kPair<S>);
+      add(x, b);
+    }
+    if constexpr (kPair<S> > 1)
+      if (right.K % kPair<S>) {
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r)
+          x[r] = Stored<S>::broadcast_first(rows[r] + k * kStep * kPair<S>);
+        add(x, b);
+      }
+  }
+
   LF_FN void store(T* out, bool add) const {
-    using V = Vec<T>;
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
       for (int j = 0; j < J; ++j) {
-        T* const to = out + r * kPanel<T> + j * V::kWidth;
+        T* const to = out + r * kPanel<S> + j * V::kWidth;
         (add ? at[r][j] + V::load(to) : at[r][j]).store(to);
       }
   }
 };
 
-// out [R][4][W] = start + a b, plus out if add; at most kChain terms.
+// out [R][4][W] = start + a b, plus out if add; at most kChain words.
 //
 // A function of its own, so that the compiler has all registers for the accumulators: inlined into
 // the cell's code it kept a third of them on the stack, at half the speed.
-template <class T, int R, int J, int kStep>
-[[gnu::noinline]] static void multiply(T* out, const T* const (&a)[R], const Right<T>& right,
-                                       const T* start, bool add, const T* ahead) {
-  Sums<T, R, J> sums;
-#pragma GCC unroll 6
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) sums.at[r][j] = Vec<T>::load(start + j * Vec<T>::kWidth);
-  sums.template add<kStep>(a, right, ahead);
+template <class S, int R, int J, int kStep>
+[[gnu::noinline]] static void multiply(ValueOf<S>* out, const S* const (&a)[R],
+                                       const Right<S>& right, const ValueOf<S>* start, bool add,
+                                       const S* ahead) {
+  Sums<S, R, J> sums(start);
+  sums.template add<kStep, (R > 1)>(a, right, ahead);
   sums.store(out, add);
 }
 
 // The same of two products in one chain.
-template <class T, int R>
-[[gnu::noinline]] static void multiply_both(T* out, const T* const (&a0)[R], const Right<T>& right0,
-                                            const T* const (&a1)[R], const Right<T>& right1,
-                                            const T* start) {
-  Sums<T, R, 4> sums;
-#pragma GCC unroll 6
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) sums.at[r][j] = Vec<T>::load(start + j * Vec<T>::kWidth);
-  const T* ahead = right0.b;
-  sums.template add<1>(a0, right0, ahead);
-  sums.template add<1>(a1, right1, ahead);
+template <class S, int R>
+[[gnu::noinline]] static void multiply_both(ValueOf<S>* out, const S* const (&a0)[R],
+                                            const Right<S>& right0, const S* const (&a1)[R],
+                                            const Right<S>& right1, const ValueOf<S>* start) {
+  Sums<S, R, 4> sums(start);
+  sums.template add<1, false>(a0, right0, nullptr);
+  sums.template add<1, false>(a1, right1, nullptr);
   sums.store(out, false);
 }
 
-template <class T>
-alignas(64) static constexpr T kZeroPanel[kPanel<T>] = {};
+template <class S>
+alignas(64) static constexpr ValueOf<S> kZeroPanel[kPanel<S>] = {};
 
 // Calls tile.run<R>(b) for the rows [0, rows), kTileRows at a time.
 template <int R, class Tile>
@@ -134,42 +152,45 @@ static void for_tiles(const Tile& tile, int64_t rows) {
   if (b < rows) for_rows_left<kTileRows - 1>(tile, b, rows - b);
 }
 
-template <class T, int J, int kStep, class RowOf>
+template <class S, int J, int kStep, class RowOf>
 struct ProductTile {
-  T* out;
+  ValueOf<S>* out;
   const RowOf& row_of;
-  Right<T> right;
-  const T* start;
+  Right<S> right;
+  const ValueOf<S>* start;
   bool add;
   int64_t k0;
-  const T* next;  // the block of the right side that comes next
+  const S* next;  // the block of the right side that comes next
 
   template <int R>
   LF_FN void run(int64_t b) const {
-    const T* a[R];
+    const S* a[R];
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) a[r] = row_of(b + r) + k0 * kStep;
-    // A tile brings a line per k of the 4 * W * sizeof(T) / 64 that a k of the next block has.
-    constexpr int64_t kLines = kPanel<T> * sizeof(T) / 64;
-    const T* const ahead =
-        right.step == kPanel<T> ? next + b / kTileRows % kLines * right.K * (64 / sizeof(T)) : a[0];
-    multiply<T, R, J, kStep>(out + b * kPanel<T>, a, right, start, add, ahead);
+    // A tile brings a line per word of the kLines that a word of the next block has.
+    constexpr int64_t kLine = 64 / sizeof(S), kLines = kWordRow<S> / kLine;
+    const S* const ahead = right.step == kWordRow<S>
+                               ? next + b / kTileRows % kLines * words<S>(right.K) * kLine
+                               : a[0];
+    multiply<S, R, J, kStep>(out + b * kPanel<S>, a, right, start, add, ahead);
   }
 };
 
 // out [rows][4][W] = start + a b, plus out if add: row_of(r) is row r of a. Blocks of K on the
 // outside: read anew for each tile of rows, a panel of more than L1 cost a fifth of the speed.
-template <class T, int J = 4, int kStep = 1, class RowOf>
-static void multiply_strip(T* out, int64_t rows, const RowOf& row_of, const Right<T>& right,
-                           const T* start = nullptr, bool add = false) {
-  const int64_t blocks = right.K > kChain ? ceil_div(right.K, kChain) : 1;
-  const int64_t size = ceil_div(right.K, blocks);
-  for (int64_t block = 0, k0 = 0; block < blocks; ++block, k0 += size) {  // one even if K is 0
-    const int64_t terms = right.K - k0 < size ? right.K - k0 : size;
-    const T* const b = right.b + k0 * right.step;
-    for_tiles(ProductTile<T, J, kStep, RowOf>{out, row_of, Right<T>{b, terms, right.step},
-                                              start && k0 == 0 ? start : kZeroPanel<T>,
-                                              add || k0 > 0, k0, b + terms * right.step},
+template <class S, int J = 4, int kStep = 1, class RowOf>
+static void multiply_strip(ValueOf<S>* out, int64_t rows, const RowOf& row_of,
+                           const Right<S>& right, const ValueOf<S>* start = nullptr,
+                           bool add = false) {
+  const int64_t all = words<S>(right.K), blocks = all > kChain ? ceil_div(all, kChain) : 1;
+  const int64_t size = ceil_div(all, blocks);
+  for (int64_t block = 0, word = 0; block < blocks; ++block, word += size) {  // one even if K is 0
+    const int64_t k0 = word * kPair<S>, left = right.K - k0;
+    const int64_t terms = left < size * kPair<S> ? left : size * kPair<S>;
+    const S* const b = right.b + word * right.step;
+    for_tiles(ProductTile<S, J, kStep, RowOf>{out, row_of, Right<S>{b, terms, right.step},
+                                              start && k0 == 0 ? start : kZeroPanel<S>,
+                                              add || k0 > 0, k0, b + size * right.step},
               rows);
   }
 }
@@ -177,80 +198,83 @@ static void multiply_strip(T* out, int64_t rows, const RowOf& row_of, const Righ
 // out = a w^T, plus out if add, from a row-major matrix w [rows, K] that is not worth packing:
 // column l of vector j is the dot product with row j * vector_rows + l. Only the first lanes[j]
 // columns exist.
-template <class T, int R>
-[[gnu::noinline]] static void multiply_rows(T* out, const T* const (&a)[R], const T* w,
+template <class S, int R>
+[[gnu::noinline]] static void multiply_rows(ValueOf<S>* out, const S* const (&a)[R], const S* w,
                                             int64_t vector_rows, const int (&lanes)[4], int64_t K,
                                             bool add) {
-  using V = Vec<T>;
-  const int tail = int(K % V::kWidth);
+  using V = VecOf<S>;
+  using Words = WordsOf<S>;
+  constexpr int kAtOnce = V::kWidth * kPair<S>;
+  const int tail = int(K % kAtOnce);
   for (int j = 0; j < 4; ++j)
     for (int l = 0; l < V::kWidth; ++l) {
-      const T* row = w + (j * vector_rows + l) * K;
+      const S* row = w + (j * vector_rows + l) * K;
       V dot[R];
       for (int r = 0; r < R; ++r) dot[r] = V(0);
       if (l < lanes[j]) {
-        for (int64_t k = 0; k < K - tail; k += V::kWidth) {
-          const V x = V::load(row + k);
+        for (int64_t k = 0; k < K - tail; k += kAtOnce) {
+          const Words x = Words::load(row + k);
 #pragma GCC unroll 6
-          for (int r = 0; r < R; ++r) dot[r] = fma(x, V::load(a[r] + k), dot[r]);
+          for (int r = 0; r < R; ++r) dot[r] = fma(x, Words::load(a[r] + k), dot[r]);
         }
         if (tail) {
-          const V x = V::load(row + K - tail, tail);
-          for (int r = 0; r < R; ++r) dot[r] = fma(x, V::load(a[r] + K - tail, tail), dot[r]);
+          const Words x = Words::load(row + K - tail, tail);
+          for (int r = 0; r < R; ++r) dot[r] = fma(x, Words::load(a[r] + K - tail, tail), dot[r]);
         }
       }
       for (int r = 0; r < R; ++r) {
-        T& to = out[r * kPanel<T> + j * V::kWidth + l];
-        to = sum(dot[r]) + (add ? to : T(0));
+        auto& to = out[r * kPanel<S> + j * V::kWidth + l];
+        to = sum(dot[r]) + (add ? to : 0);
       }
     }
 }
 
-template <class T, class RowOf>
+template <class S, class RowOf>
 struct PlainTile {
-  T* out;
+  ValueOf<S>* out;
   const RowOf& row_of;
-  const T* w;
+  const S* w;
   int64_t vector_rows, K;
   const int (&lanes)[4];
   bool add;
 
   template <int R>
   LF_FN void run(int64_t b) const {
-    const T* a[R];
+    const S* a[R];
     for (int r = 0; r < R; ++r) a[r] = row_of(b + r);
-    multiply_rows<T, R>(out + b * kPanel<T>, a, w, vector_rows, lanes, K, add);
+    multiply_rows<S, R>(out + b * kPanel<S>, a, w, vector_rows, lanes, K, add);
   }
 };
 
 // multiply_rows for a strip.
-template <class T, class RowOf>
-static void multiply_plain(T* out, int64_t rows, const RowOf& row_of, const T* w,
+template <class S, class RowOf>
+static void multiply_plain(ValueOf<S>* out, int64_t rows, const RowOf& row_of, const S* w,
                            int64_t vector_rows, const int (&lanes)[4], int64_t K, bool add) {
-  for_tiles(PlainTile<T, RowOf>{out, row_of, w, vector_rows, K, lanes, add}, rows);
+  for_tiles(PlainTile<S, RowOf>{out, row_of, w, vector_rows, K, lanes, add}, rows);
 }
 
-template <class T, class RowOf0, class RowOf1>
+template <class S, class RowOf0, class RowOf1>
 struct BothTile {
-  T* out;
+  ValueOf<S>* out;
   const RowOf0& row_of0;
   const RowOf1& row_of1;
-  Right<T> right0, right1;
-  const T* start;
+  Right<S> right0, right1;
+  const ValueOf<S>* start;
 
   template <int R>
   LF_FN void run(int64_t b) const {
-    const T *a0[R], *a1[R];
+    const S *a0[R], *a1[R];
     for (int r = 0; r < R; ++r) a0[r] = row_of0(b + r), a1[r] = row_of1(b + r);
-    multiply_both<T, R>(out + b * kPanel<T>, a0, right0, a1, right1, start);
+    multiply_both<S, R>(out + b * kPanel<S>, a0, right0, a1, right1, start);
   }
 };
 
 // multiply_both for a strip.
-template <class T, class RowOf0, class RowOf1>
-static void multiply_both_strip(T* out, int64_t rows, const RowOf0& row_of0, const Right<T>& right0,
-                                const RowOf1& row_of1, const Right<T>& right1, const T* start) {
-  for_tiles(BothTile<T, RowOf0, RowOf1>{out, row_of0, row_of1, right0, right1, start}, rows);
+template <class S, class RowOf0, class RowOf1>
+static void multiply_both_strip(ValueOf<S>* out, int64_t rows, const RowOf0& row_of0,
+                                const Right<S>& right0, const RowOf1& row_of1,
+                                const Right<S>& right1, const ValueOf<S>* start) {
+  for_tiles(BothTile<S, RowOf0, RowOf1>{out, row_of0, row_of1, right0, right1, start}, rows);
 }
 
 }  // namespace lf::LF_ISA

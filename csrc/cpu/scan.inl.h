@@ -8,29 +8,43 @@
 
 namespace lf::LF_ISA {
 
+#ifdef LF_BFLOAT16
+#define LF_BY_DTYPE(RUN) RUN(LF_BFLOAT16)
+#else
+#define LF_BY_DTYPE(RUN) (p.dtype == DType::f64 ? RUN(double) : RUN(float))
+#endif
+
 static const char* why_not(Cell, DType dtype, const Dims&) {
+#ifdef LF_BFLOAT16
+  return dtype == DType::bf16 ? nullptr : "it takes bfloat16 only";
+#else
   return dtype == DType::f32 || dtype == DType::f64
              ? nullptr
              : "the CPU kernels compute in float32 and float64; 16-bit tensors are widened first";
+#endif
 }
 
 static size_t forward_workspace(const LayerForward& p) {
-  return p.dtype == DType::f64 ? forward_workspace_of<double>(p) : forward_workspace_of<float>(p);
+#define LF_RUN(S) forward_workspace_of<S>(p)
+  return LF_BY_DTYPE(LF_RUN);
+#undef LF_RUN
 }
 
 static size_t backward_workspace(const LayerBackward& p, int threads) {
-  return p.dtype == DType::f64 ? backward_workspace_of<double>(p, threads)
-                               : backward_workspace_of<float>(p, threads);
+#define LF_RUN(S) backward_workspace_of<S>(p, threads)
+  return LF_BY_DTYPE(LF_RUN);
+#undef LF_RUN
 }
 
-#define LF_CASE(id, CellType)                                           \
-  case Cell::id:                                                        \
-    return p.dtype == DType::f64 ? LF_RUN<double, CellType>(p, context) \
-                                 : LF_RUN<float, CellType>(p, context);
+#define LF_CASE(id, CellType)   \
+  case Cell::id: {              \
+    using Unit = CellType;      \
+    return LF_BY_DTYPE(LF_RUN); \
+  }
 
 static void forward(const LayerForward& p, const Context& context) {
   switch (p.cell) {
-#define LF_RUN forward_of
+#define LF_RUN(S) forward_of<S, Unit>(p, context)
     LF_FOR_EACH_CELL(LF_CASE)
 #undef LF_RUN
   }
@@ -38,12 +52,13 @@ static void forward(const LayerForward& p, const Context& context) {
 
 static void backward(const LayerBackward& p, const Context& context) {
   switch (p.cell) {
-#define LF_RUN backward_of
+#define LF_RUN(S) backward_of<S, Unit>(p, context)
     LF_FOR_EACH_CELL(LF_CASE)
 #undef LF_RUN
   }
 }
 
 #undef LF_CASE
+#undef LF_BY_DTYPE
 
 }  // namespace lf::LF_ISA

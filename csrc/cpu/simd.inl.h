@@ -1,7 +1,8 @@
 // The SIMD value type of the CPU kernels, once for every ISA, on the vector extensions of GCC and
 // Clang. The including isa_*.cpp defines LF_ISA, LF_VECTOR_BYTES, LF_VECTOR_REGISTERS and the
-// target, and may define LF_MASKED, a struct template with masked load and store, LF_MAX, and
-// LF_INVERSE, an approximate 1 / x.
+// target, and may define LF_MASKED, a struct template with masked load and store, LF_MAX,
+// LF_INVERSE, an approximate 1 / x, and LF_BFLOAT16, a struct of 16 bits with what the ISA does on
+// it.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,7 @@ struct FloatBits;
 template <>
 struct FloatBits<float> {
   typedef float Vector __attribute__((vector_size(LF_VECTOR_BYTES)));
+  using Bits = uint32_t;
   typedef int32_t IntVector __attribute__((vector_size(LF_VECTOR_BYTES)));
   static constexpr int kMantissa = 23;
   static constexpr float kMagic = 12582912.f + 127.f;
@@ -32,6 +34,7 @@ struct FloatBits<float> {
 template <>
 struct FloatBits<double> {
   typedef double Vector __attribute__((vector_size(LF_VECTOR_BYTES)));
+  using Bits = uint64_t;
   typedef int64_t IntVector __attribute__((vector_size(LF_VECTOR_BYTES)));
   static constexpr int kMantissa = 52;
   static constexpr double kMagic = 6755399441055744.0 + 1023.0;
@@ -49,6 +52,11 @@ struct Vec {
   static constexpr int kWidth = LF_VECTOR_BYTES / sizeof(T);
 
   Native v;
+
+  // How many lanes `left` numbers fill.
+  static LF_FN int lanes(int64_t left) {
+    return left >= kWidth ? kWidth : left > 0 ? int(left) : 0;
+  }
 
   Vec() = default;
   LF_FN Vec(Native x) : v(x) {}
@@ -82,6 +90,12 @@ struct Vec {
     for (int l = 0; l < n; ++l) p[l] = v[l];
 #endif
   }
+
+#ifdef LF_BFLOAT16
+  static LF_FN Vec load(const LF_BFLOAT16* p, int n = kWidth) { return LF_BFLOAT16::load(p, n); }
+  // Rounds to the nearest.
+  LF_FN void store(LF_BFLOAT16* p, int n = kWidth) const { LF_BFLOAT16::store(p, v, n); }
+#endif
 };
 
 template <class T>

@@ -5,6 +5,7 @@
 // it runs: the last one is the problem that crashed.
 #include "scan_check.h"
 
+#include "bfloat16.h"
 #include "dispatch/registry.h"
 
 namespace {
@@ -37,18 +38,19 @@ int main(int argc, char** argv) {
   double worst = 0;
   int problems = 0;
   const auto check = [&]<class T>(int64_t H, Size size) {
-    const auto error = lf::check::check_one<T>(*row->variant, {}, random, H, size, ++problems);
-    worst = std::max(worst, error.value());
+    const auto error = lf::check::check_one<T>(*row->variant, {}, random, H, size, problems + 1);
+    if (!error) return;
+    ++problems;
+    worst = std::max(worst, *error);
+  };
+  const auto check_all = [&](int64_t H, Size size) {
+    check.operator()<float>(H, size);
+    check.operator()<double>(H, size);
+    check.operator()<lf::check::BFloat16>(H, size);
   };
   for (int round = 0; round < kRounds; ++round)
-    for (const int64_t H : sizes) {
-      check.operator()<float>(H, Size::small);
-      check.operator()<double>(H, Size::small);
-    }
-  for (const int64_t H : {1, 5, 16, 33, 65}) {
-    check.operator()<float>(H, Size::large);
-    check.operator()<double>(H, Size::large);
-  }
+    for (const int64_t H : sizes) check_all(H, Size::small);
+  for (const int64_t H : {1, 5, 16, 33, 65}) check_all(H, Size::large);
   std::printf("%d problems, worst error %.3g eps\n", problems, worst);
   return 0;
 }

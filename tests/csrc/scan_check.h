@@ -261,6 +261,8 @@ inline bool is_true(const char* reason, const Problem& p, DType dtype) {
   const auto says = [&](const char* words) { return std::strstr(reason, words); };
   if (says("no projections")) return p.d.P != p.d.H;
   if (says("not in fp64")) return dtype == DType::f64;
+  if (says("bfloat16 only")) return dtype != DType::bf16;
+  if (says("in float32 and float64")) return dtype == DType::bf16 || dtype == DType::f16;
   const bool of_dtype = says(dtype == DType::f32 ? "in float32" : "in 16 bits");
   const char* const limit = says("H must be at most ");
   return of_dtype && limit && p.d.H > std::atoi(limit + std::strlen("H must be at most "));

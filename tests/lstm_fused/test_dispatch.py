@@ -20,8 +20,10 @@ from tests.cases import by_layer, problem, run
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = {row.name: row for row in variants()}
-RUNNABLE = [name for name, row in ROWS.items() if row.available and row.device != "cuda"]
-REFUSED = [name for name, row in ROWS.items() if not row.available or row.device == "cuda"]
+# Why a layer of float32 on the CPU is refused.
+REASONS = {name: dispatch.why_not(name, dispatch.Case(hidden_size=4)) for name in ROWS}
+RUNNABLE = [name for name, reason in REASONS.items() if reason is None]
+REFUSED = [name for name, reason in REASONS.items() if reason is not None]
 
 
 class Seen(TorchDispatchMode):
@@ -85,19 +87,27 @@ def test_automatic_choice_gives_the_bits_of_the_first_variant() -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_forced_variant_that_refuses_says_why_and_nothing_runs(name: str) -> None:
-    row = ROWS[name]
-    reason = row.why_not if row.device != "cuda" else "it runs on cuda, the tensors are on cpu"
     with variant(name), Seen() as seen:
         for grad in (True, False):
             with pytest.raises(RuntimeError) as caught:
                 run(by_layer, problem(cases.PRIME, torch.float32), torch.float32, grad=grad)
-            assert name in str(caught.value) and str(reason) in str(caught.value)
+            assert name in str(caught.value) and str(REASONS[name]) in str(caught.value)
         with pytest.raises(RuntimeError, match=name):
             lstm_fused.LSTM(3, 4)(torch.zeros(2, 3))
         with pytest.raises(RuntimeError, match=name):
             explain(lstm_fused.LSTM(3, 4))
     assert not seen.names
     assert ran(), "usable afterwards"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_products_of_pairs_are_for_bfloat16(dtype: torch.dtype) -> None:
+    """And come first there, where the CPU has them."""
+    name = "cpu.avx512bf16"
+    takes = ROWS[name].available and dtype == torch.bfloat16
+    assert (dispatch.choose(dispatch.Case(hidden_size=4, dtype=dtype)) == name) == takes
+    if ROWS[name].available and not takes:
+        assert "bfloat16 only" in str(dispatch.why_not(name, dispatch.Case(4, dtype=dtype)))
 
 
 def test_a_kernel_that_cannot_compute_the_dtype_is_not_replaced() -> None:

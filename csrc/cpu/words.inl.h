@@ -1,0 +1,146 @@
+// How products take the numbers S of tensors: in words that follow each other along K. Included
+// once per ISA.
+#pragma once
+
+#include "common/types.h"
+#include "cpu/simd.inl.h"
+
+// A vector V of those lanes of two vectors that the numbers name; __builtin_shufflevector came to
+// GCC with 12.
+#ifdef __clang__
+#define LF_SHUFFLE(V, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define LF_SHUFFLE(V, a, b, ...) __builtin_shuffle(a, b, V{__VA_ARGS__})
+#endif
+
+namespace lf::LF_ISA {
+
+// Sums are of Value; one word of kPair numbers fills one lane of Vec<Value>, and Words all of them.
+template <class S>
+struct Stored {
+  using Value = S;
+  using Words = Vec<S>;
+  using Bits = typename FloatBits<S>::Bits;
+  static constexpr int kPair = 1;
+
+  static LF_FN Vec<S> value(const S* number) { return Vec<S>(*number); }
+  static LF_FN Words broadcast(const S* word) { return Words(*word); }
+  // The first `lanes` numbers of each of kPair rows, side by side. A row that is nullptr is zero.
+  static LF_FN Words zip(const S* const (&rows)[kPair], int lanes) {
+    return rows[0] ? Words::load(rows[0], lanes) : Words(0);
+  }
+};
+
+#ifdef LF_BFLOAT16
+struct Pairs {
+  using Native = typename FloatBits<float>::IntVector;
+  Native v;
+
+  static LF_FN Pairs load(const LF_BFLOAT16* p) {
+    Pairs x;
+    std::memcpy(&x.v, p, sizeof x.v);
+    return x;
+  }
+  // The first n numbers; the others load as 0.
+  static LF_FN Pairs load(const LF_BFLOAT16* p, int n) {
+    return {Native(LF_BFLOAT16::load_pairs(p, n))};
+  }
+  LF_FN void store(LF_BFLOAT16* p) const { std::memcpy(p, &v, sizeof v); }
+};
+
+template <>
+struct Stored<LF_BFLOAT16> {
+  using Value = float;
+  using Words = Pairs;
+  using Bits = uint32_t;
+  static constexpr int kPair = 2;
+
+  static LF_FN Vec<float> value(const LF_BFLOAT16* number) {
+    return from_bits<float>(int32_t(uint32_t(number->bits) << 16) - Pairs::Native{});
+  }
+  static LF_FN Words broadcast(const LF_BFLOAT16* word) {
+    int32_t bits;
+    std::memcpy(&bits, word, sizeof bits);
+    return {bits - Pairs::Native{}};
+  }
+  // A word of which only the first number exists.
+  static LF_FN Words broadcast_first(const LF_BFLOAT16* word) {
+    return {int32_t(word->bits) - Pairs::Native{}};
+  }
+  static LF_FN Words zip(const LF_BFLOAT16* const (&rows)[kPair], int lanes) {
+    // As a float a number has the bits of bfloat16 in its upper half.
+    Pairs::Native half[kPair] = {};
+    for (int of = 0; of < kPair; ++of)
+      if (rows[of]) half[of] = bits_of(Vec<float>::load(rows[of], lanes));
+    return {((half[0] >> 16) & 0xffff) | half[1]};
+  }
+};
+
+// c + the products of both numbers of each pair.
+LF_FN Vec<float> fma(Pairs a, Pairs b, Vec<float> c) { return LF_BFLOAT16::dot(c.v, a.v, b.v); }
+#endif
+
+template <class S>
+using ValueOf = typename Stored<S>::Value;
+template <class S>
+using WordsOf = typename Stored<S>::Words;
+template <class S>
+using VecOf = Vec<ValueOf<S>>;
+template <class S>
+constexpr int kPair = Stored<S>::kPair;
+
+// Words in K numbers.
+template <class S>
+LF_FN int64_t words(int64_t K) {
+  return ceil_div(K, kPair<S>);
+}
+
+// K, and what its last word lacks.
+template <class S>
+LF_FN int64_t padded(int64_t K) {
+  return words<S>(K) * kPair<S>;
+}
+
+// out[k][l] = word k of row l of a matrix whose rows have K numbers each, for the first n of the W
+// words of every out[k]; the others become zero. step: numbers from one k to the next. What is
+// missing of a last word is zero.
+//
+// Four words of four rows at a time: one by one, packing took a tenth of a call with 100 rows.
+template <class S>
+static void transpose(const S* w, int64_t K, int n, S* out, int64_t step) {
+  using Bits = typename Stored<S>::Bits;
+  typedef Bits Four __attribute__((vector_size(4 * sizeof(Bits))));
+  constexpr int W = VecOf<S>::kWidth, kRows = W < 4 ? W : 4;
+  constexpr int64_t kBlock = 64 / sizeof(Bits);  // a cache line of each row
+  const int64_t whole = K / kPair<S>, all = words<S>(K);
+  for (int64_t block = 0; block < all; block += kBlock)
+    for (int l = 0; l < W; l += kRows) {
+      const int64_t end = block + kBlock < all ? block + kBlock : all;
+      int64_t k = block;
+      if constexpr (kRows == 4)
+        for (; l + 4 <= n && k + 4 <= end && k + 4 <= whole; k += 4) {
+          Four r[4];
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; ++i)
+            std::memcpy(&r[i], w + (l + i) * K + k * kPair<S>, sizeof r[i]);
+          const Four a = LF_SHUFFLE(Four, r[0], r[1], 0, 4, 1, 5),
+                     b = LF_SHUFFLE(Four, r[2], r[3], 0, 4, 1, 5);
+          const Four c = LF_SHUFFLE(Four, r[0], r[1], 2, 6, 3, 7),
+                     d = LF_SHUFFLE(Four, r[2], r[3], 2, 6, 3, 7);
+          r[0] = LF_SHUFFLE(Four, a, b, 0, 1, 4, 5), r[1] = LF_SHUFFLE(Four, a, b, 2, 3, 6, 7);
+          r[2] = LF_SHUFFLE(Four, c, d, 0, 1, 4, 5), r[3] = LF_SHUFFLE(Four, c, d, 2, 3, 6, 7);
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; ++i)
+            std::memcpy(out + (k + i) * step + l * kPair<S>, &r[i], sizeof r[i]);
+        }
+      for (; k < end; ++k)
+        for (int i = 0; i < kRows; ++i)
+          for (int of = 0; of < kPair<S>; ++of) {
+            const int64_t column = k * kPair<S> + of;
+            out[k * step + (l + i) * kPair<S> + of] =
+                l + i < n && column < K ? w[(l + i) * K + column] : S{};
+          }
+    }
+}
+
+}  // namespace lf::LF_ISA
