@@ -10,6 +10,7 @@ composite.py, which is differentiable to any order.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,6 +113,12 @@ def plain_forward(
 # --- eager ---------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _forward() -> Any:
+    """The op itself: the search of its name and overloads takes 0.5 us of each call."""
+    return torch.ops.lstm_fused.layer_forward.default
+
+
 def eager(
     x: Tensor,
     h0: Tensor | None,
@@ -124,8 +131,7 @@ def eager(
     inputs = (x, h0, c0, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
         return _Eager.apply(batch_sizes, variant, *inputs)
-    found = torch.ops.lstm_fused.layer_forward(*inputs, batch_sizes, ops.CELL_LSTM, variant, False)
-    return found[:3]
+    return _forward()(*inputs, batch_sizes, ops.CELL_LSTM, variant, False)[:3]
 
 
 def eager_step(
@@ -139,16 +145,20 @@ def eager_step(
     inputs = (x, h0, c0, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
         return _EagerStep.apply(variant, *inputs)
-    h_n, c_n = torch.ops.lstm_fused.layer_forward(
-        *_lift(inputs), None, ops.CELL_LSTM, variant, False
-    )[1:3]
+    _, h_n, c_n, _, _ = _forward()(*_lift(inputs), None, ops.CELL_LSTM, variant, False)
     return h_n.squeeze_(0), c_n.squeeze_(0)
 
 
 def _lift(inputs: OptionalTensors) -> tuple[Tensor | None, ...]:
     """The inputs of one step as those of a layer: with a time axis, and with one of directions."""
-    lifted = (None if t is None else t.unsqueeze(0) for t in inputs[:3])
-    return *lifted, *inputs[3:]
+    x, h0, c0, *weights = inputs
+    # t[None] is the same view in three quarters of unsqueeze's time.
+    return (
+        None if x is None else x[None],
+        None if h0 is None else h0[None],
+        None if c0 is None else c0[None],
+        *weights,
+    )
 
 
 class _Eager(torch.autograd.Function):
@@ -156,9 +166,7 @@ class _Eager(torch.autograd.Function):
     def forward(
         ctx: Any, batch_sizes: Tensor | None, variant: int, *inputs: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y, h_n, c_n, gates, c = torch.ops.lstm_fused.layer_forward(
-            *inputs, batch_sizes, ops.CELL_LSTM, variant, True
-        )
+        y, h_n, c_n, gates, c = _forward()(*inputs, batch_sizes, ops.CELL_LSTM, variant, True)
         ctx.batch_sizes, ctx.variant = batch_sizes, variant
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, y, gates, c)
@@ -176,9 +184,7 @@ class _Eager(torch.autograd.Function):
 class _EagerStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, variant: int, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-        y, h_n, c_n, gates, c = torch.ops.lstm_fused.layer_forward(
-            *_lift(inputs), None, ops.CELL_LSTM, variant, True
-        )
+        y, h_n, c_n, gates, c = _forward()(*_lift(inputs), None, ops.CELL_LSTM, variant, True)
         ctx.variant = variant
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, y, gates, c)
