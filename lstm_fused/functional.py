@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lstm_fused import check, native
 from lstm_fused.composite import Direction
-from lstm_fused.layer import layer, runs_natively, step
+from lstm_fused.layer import layer, runs_natively, step, unchecked
 
 _LOWERED = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -48,6 +48,11 @@ def lstm(
     check.stack_arguments(num_layers, dropout)
     if not isinstance(params, (list, tuple)):  # A ParameterList's slice is a module.
         params = list(params)
+    if num_layers == 1 and not bidirectional and batch_sizes is None and input.dim() == 3:
+        found = unchecked(input.transpose(0, 1) if batch_first else input, hx, params)
+        if found is not None:
+            y, h_n, c_n = found
+            return (y.transpose(0, 1) if batch_first else y), (h_n, c_n)
     lowered = autocast_dtype(input)
     if lowered is not None:
         input, params = lower(input, lowered), [lower(p, lowered) for p in params]
@@ -144,6 +149,11 @@ def lstm_cell(
     """
     _refuse_tracing()
     check.tensor("input", input)
+    if input.dim() == 2:
+        given = (weight_ih, weight_hh, bias_ih, bias_hh)
+        found = unchecked(input, hx, given[:2] if bias_ih is bias_hh is None else given)
+        if found is not None:
+            return found[0], found[1]
     batched = check.rank("LSTMCell", input, 2)
     if hx is not None:
         h0, c0 = check.pair("lstm_cell", hx)

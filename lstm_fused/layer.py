@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from lstm_fused import autograd, composite, dispatch, native, ops, transforms
 from lstm_fused.composite import Direction
 
 _NO_DIRECTION = (None, None, None, None, None)
+# The op's weights after so many of one direction.
+_ABSENT = {count: (None,) * (10 - count) for count in (2, 4, 5)}
+_PLAIN = (Tensor, nn.Parameter)
 
 
 def layer(
@@ -62,6 +66,51 @@ def step(
     c0 = None if c0 is None else c0.unsqueeze(0)
     _, h, c = layer(x.unsqueeze(0), h0, c0, [weights])
     return h.squeeze(0), c.squeeze(0)
+
+
+def unchecked(x: Tensor, hx: Any, weights: Sequence[Any]) -> tuple[Tensor, ...] | None:
+    """What a layer of one direction gives for arguments not yet checked, or None: check them.
+
+    The op looks at every dtype, device and shape, in far less time than Python does, but refuses in
+    words that are not for users. So here stands only what the op takes and users may not give, None
+    for a tensor, and where it may not look: at fake tensors and other subclasses, and in a mode.
+
+    x        [T, B, I], or [B, I] for one step; with anything but eager mode on a CPU: None
+    hx       a pair of states, or None
+    weights  2, 4 or 5, as nn.LSTM orders them
+    returns  as `layer`, or as `step`
+    """
+    if (
+        torch.compiler.is_compiling()
+        or type(x) not in _PLAIN
+        or not x.is_cpu
+        or x.dtype not in ops.DTYPE_CODES
+        or torch._C._is_any_autocast_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+        or len(weights) not in _ABSENT
+        or dispatch.forced() is not None
+        or not ops.available()
+    ):
+        return None
+    for weight in weights:
+        if type(weight) not in _PLAIN:
+            return None
+    h0 = c0 = None
+    if hx is not None:
+        if type(hx) not in (tuple, list) or len(hx) != 2:
+            return None
+        h0, c0 = hx
+        if type(h0) not in _PLAIN or type(c0) not in _PLAIN:
+            return None
+    flat = (*weights, *_ABSENT[len(weights)])
+    try:
+        if x.dim() == 3:
+            return autograd.eager(x, h0, c0, flat, None, dispatch.AUTOMATIC)
+        return autograd.eager_step(x, h0, c0, flat, dispatch.AUTOMATIC)
+    except RuntimeError:
+        return None  # The checks find the words, or another way to do it.
 
 
 def _kernel(x: Tensor, weights: Sequence[Direction]) -> int | str:

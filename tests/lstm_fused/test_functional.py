@@ -7,9 +7,11 @@ import itertools
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.utils.rnn import pack_sequence
 
-from lstm_fused import functional
+from lstm_fused import check, functional
+from lstm_fused.nn import LSTM, LSTMCell
 from tests.cases import STACK_CASES, Case, by_functional, run_both
 from tests.lstm_fused.sidebyside import assert_same, outcome
 
@@ -161,6 +163,32 @@ def test_mistakes(name: str) -> None:
     input, kwargs, error, words = MISTAKES[name]
     with pytest.raises(error, match=words):
         functional.lstm(input, **{"params": _params(), **kwargs})
+
+
+def test_a_right_call_is_left_to_the_checks_of_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's take longer than a small step: they are for calls that the op refuses."""
+    module, cell = LSTM(3, 4, **F64), LSTMCell(3, 4, **F64)
+    hx = _ones(1, 2, 4), _ones(1, 2, 4)
+
+    def not_to_be_called(*_: object) -> None:
+        raise AssertionError("checked in Python")
+
+    for name in ("split", "cell", "states_shape"):
+        monkeypatch.setattr(check, name, not_to_be_called)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            module(X[:1], hx)
+            cell(X[0], (hx[0][0], hx[1][0]))
+    with pytest.raises(AssertionError, match="checked in Python"):
+        module(X, (hx[0], hx[1].float()))
+
+
+def test_fake_tensors_are_checked() -> None:
+    """The op has no kernel for them that would look at a shape."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for input in (X[..., :2], torch.ones(5, 2, 2, **F64)):  # a real one, and a fake one
+            with pytest.raises(RuntimeError, match="Expected 3, got 2"):
+                LSTM(3, 4, **F64)(input)
 
 
 def test_sizes_that_overflow_32_bits() -> None:
