@@ -184,17 +184,19 @@ class _Eager(torch.autograd.Function):
 class _EagerStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, variant: int, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-        y, h_n, c_n, gates, c = _forward()(*_lift(inputs), None, ops.CELL_LSTM, variant, True)
+        _, h_n, c_n, gates, c = _forward()(*_lift(inputs), None, ops.CELL_LSTM, variant, True)
         ctx.variant = variant
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs, y, gates, c)
+        ctx.save_for_backward(*inputs, gates, c)
         # In place: a view of what a Function made could not be changed in place by its user.
         return h_n.squeeze_(0), c_n.squeeze_(0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        inputs, saved = _lift(tensors[:INPUTS]), tensors[INPUTS:]
+        inputs, (gates, c) = _lift(tensors[:INPUTS]), tensors[INPUTS:]
+        # c in the place of y, which has as many numbers: y holds the states before later steps.
+        saved = c, gates, c
         lifted = [None, *(None if g is None else g.unsqueeze(0) for g in grads)]
         wanted = ctx.needs_input_grad[1:]
         found = _eager_backward(lifted, inputs, saved, None, ctx.variant, wanted)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 
 from lstm_fused import functional
 from lstm_fused.nn import LSTMCell
@@ -226,3 +227,24 @@ def test_forward_hooks_of_modules() -> None:
         loss_of(cell(x)).backward()
         results.append([x.grad, *(p.grad for p in cell.parameters())])
     assert_equal_to(*results)
+
+
+def test_what_a_step_keeps() -> None:
+    """Its arguments, the gates and c; not h: no later step reads it."""
+    leaves, kept = leaves_of(STEP), []
+
+    def pack(t: Tensor) -> Tensor:
+        kept.append(t)
+        return t.clone()
+
+    ours = both(STEP)[0]
+    want = grads_of(loss_of(ours(*leaves)), leaves)
+    with saved_tensors_hooks(pack, lambda t: t):
+        outputs = ours(*leaves)
+    own = [t for t in kept if all(t.data_ptr() != leaf.data_ptr() for leaf in leaves)]
+    assert len(kept) == len(leaves) + len(own)
+    assert sum(t.numel() for t in own) == STEP.B * 5 * STEP.H
+    assert_same_bits(grads_of(loss_of(outputs), leaves), want)
+    with save_on_cpu():
+        outputs = ours(*leaves)
+    assert_same_bits(grads_of(loss_of(outputs), leaves), want)
