@@ -39,8 +39,11 @@ class Row:
         return self.stamp["device"] + ("" if on_gpu else f", {threads} thread{plural}")
 
 
-def read(paths: Iterable[Path]) -> list[Row]:
-    """All rows of the files; a file that is not one of ours is named in a ValueError."""
+def read(paths: Iterable[Path], part: str = "rows") -> list[Row]:
+    """All rows of the files; a file that is not one of ours is named in a ValueError.
+
+    part  "rows" are times; "memory" is what bench.memory writes beside none of these
+    """
     rows = []
     for path in paths:
         try:
@@ -48,7 +51,8 @@ def read(paths: Iterable[Path]) -> list[Row]:
             stamp = content["stamp"]
             if stamp["schema"] != SCHEMA:
                 raise ValueError(f"{path}: schema must be {SCHEMA}, got {stamp['schema']}")
-            rows += [Row(stamp, data) for data in content["rows"]]
+            found = content["rows"] if part == "rows" else content.get(part, [])
+            rows += [Row(stamp, data) for data in found]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a result file of bench.run: {error!r}") from error
     return rows

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 import lstm_fused
 
 SHAPES = [(120, 32, 16, 32), (100, 32, 128, 128), (50, 64, 256, 256), (1000, 16, 64, 128)]
 
 
-def saved_bytes(module: nn.Module, x: Tensor) -> int:
+def saved_bytes(module: nn.Module, x: Tensor | PackedSequence) -> int:
     """Bytes of the storages that a training forward of the module on x leaves to backward."""
     kept: dict[int, Tensor] = {}  # the tensors themselves, so that no address is used twice
 
@@ -30,7 +31,7 @@ def saved_bytes(module: nn.Module, x: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = module(x)
     del output
-    ours_anyway = {t.untyped_storage().data_ptr() for t in (x, *module.parameters())}
+    ours_anyway = {t.untyped_storage().data_ptr() for t in (x.data, *module.parameters())}
     return sum(
         tensor.untyped_storage().nbytes() for at, tensor in kept.items() if at not in ours_anyway
     )

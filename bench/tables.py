@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench import memory
 from bench.plot import markdown
 from bench.results import Row, Staleness, newest, read
 from bench.run import RESULTS
@@ -37,7 +38,10 @@ def shown(rows: Iterable[Row]) -> list[Row]:
 
 def block(folder: Path, staleness: Staleness) -> str:
     """What stands between the marks."""
-    return markdown(shown(read(sorted(folder.glob("*.json")))), staleness).rstrip("\n")
+    files = sorted(folder.glob("*.json"))
+    times = markdown(shown(read(files)), staleness)
+    taken = memory.markdown(shown(read(files, "memory")), staleness)
+    return f"{times}\n{taken}".rstrip("\n")
 
 
 def between(text: str) -> str:
