@@ -249,18 +249,27 @@ template <class S, int J>
 static void add_product(const WeightGradient<S>& g, const Block<S>& block, int64_t m, int64_t n,
                         int64_t v, const S* group, const S* panel) {
   using V = VecOf<S>;
+  ValueOf<S>* out[J];
+  int64_t columns[J];
+  int lanes[J];
+  for (int j = 0; j < J; ++j) {
+    const Place<S> place(g, v + j);
+    columns[j] = g.out[place.k].columns;
+    lanes[j] = place.lanes;
+    out[j] = g.out[place.k].sums + m * columns[j] + place.column;
+  }
+  // Short pieces of far rows: no prefetcher sees a stream in them.
+  for (int64_t r = 0; block.add && r < n; ++r)
+    for (int j = 0; j < J; ++j) __builtin_prefetch(out[j] + r * columns[j], 1);
   Strip<S> product;
   multiply_strip<S, J, kGroup>(product.at[0][0], n, RowsAt<S>{group, kPair<S>},
                                Right<S>{panel, block.rows});
-  for (int j = 0; j < J; ++j) {
-    const Place<S> place(g, v + j);
-    const int64_t columns = g.out[place.k].columns;
-    ValueOf<S>* out = g.out[place.k].sums + m * columns + place.column;
-    for (int64_t r = 0; r < n; ++r, out += columns) {
+  for (int64_t r = 0; r < n; ++r)
+    for (int j = 0; j < J; ++j) {
+      ValueOf<S>* const to = out[j] + r * columns[j];
       const V sum = V::load(product.at[r][j]);
-      (block.add ? sum + V::load(out, place.lanes) : sum).store(out, place.lanes);
+      (block.add ? sum + V::load(to, lanes[j]) : sum).store(to, lanes[j]);
     }
-  }
 }
 
 // One member's rows [m0, m1) of g.out from one chunk of columns, vectors [v0, v1), of one block.

@@ -51,6 +51,9 @@ struct Right {
   int64_t step = kWordRow<S>;
 };
 
+template <class S>
+alignas(64) static constexpr ValueOf<S> kZeroPanel[kPanel<S>] = {};
+
 template <class S, int R, int J>
 struct Sums {
   using T = ValueOf<S>;
@@ -134,9 +137,6 @@ template <class S, int R>
   sums.store(out, false);
 }
 
-template <class S>
-alignas(64) static constexpr ValueOf<S> kZeroPanel[kPanel<S>] = {};
-
 // Calls tile.run<R>(b) for the rows [0, rows), kTileRows at a time.
 template <int R, class Tile>
 LF_FN void for_rows_left(const Tile& tile, int64_t b, int64_t left) {
@@ -197,7 +197,8 @@ static void multiply_strip(ValueOf<S>* out, int64_t rows, const RowOf& row_of,
 
 // out = a w^T, plus out if add, from a row-major matrix w [rows, K] that is not worth packing:
 // column l of vector j is the dot product with row j * vector_rows + l. Only the first lanes[j]
-// columns exist.
+// columns exist; the others become some number. Four of them at once are four chains of additions
+// for each row of a.
 template <class S, int R>
 [[gnu::noinline]] static void multiply_rows(ValueOf<S>* out, const S* const (&a)[R], const S* w,
                                             int64_t vector_rows, const int (&lanes)[4], int64_t K,
@@ -207,24 +208,42 @@ template <class S, int R>
   constexpr int kAtOnce = V::kWidth * kPair<S>;
   const int tail = int(K % kAtOnce);
   for (int j = 0; j < 4; ++j)
-    for (int l = 0; l < V::kWidth; ++l) {
-      const S* row = w + (j * vector_rows + l) * K;
-      V dot[R];
-      for (int r = 0; r < R; ++r) dot[r] = V(0);
-      if (l < lanes[j]) {
-        for (int64_t k = 0; k < K - tail; k += kAtOnce) {
-          const Words x = Words::load(row + k);
+    for (int l = 0; l < lanes[j]; l += 4) {
+      const S* rows[4];
+      V dot[R][4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        rows[i] = w + (j * vector_rows + (l + i < lanes[j] ? l + i : l)) * K;
 #pragma GCC unroll 6
-          for (int r = 0; r < R; ++r) dot[r] = fma(x, Words::load(a[r] + k), dot[r]);
-        }
-        if (tail) {
-          const Words x = Words::load(row + K - tail, tail);
-          for (int r = 0; r < R; ++r) dot[r] = fma(x, Words::load(a[r] + K - tail, tail), dot[r]);
+        for (int r = 0; r < R; ++r) dot[r][i] = V(0);
+      }
+      for (int64_t k = 0; k < K - tail; k += kAtOnce) {
+        Words x[R];
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) x[r] = Words::load(a[r] + k);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          const Words y = Words::load(rows[i] + k);
+#pragma GCC unroll 6
+          for (int r = 0; r < R; ++r) dot[r][i] = fma(x[r], y, dot[r][i]);
         }
       }
+      if (tail)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          const Words y = Words::load(rows[i] + K - tail, tail);
+#pragma GCC unroll 6
+          for (int r = 0; r < R; ++r)
+            dot[r][i] = fma(Words::load(a[r] + K - tail, tail), y, dot[r][i]);
+        }
+#pragma GCC unroll 6
       for (int r = 0; r < R; ++r) {
-        auto& to = out[r * kPanel<S> + j * V::kWidth + l];
-        to = sum(dot[r]) + (add ? to : 0);
+        ValueOf<S> sum[4];
+        sums(dot[r], sum);
+        for (int i = 0; i < 4 && l + i < V::kWidth; ++i) {
+          auto& to = out[r * kPanel<S> + j * V::kWidth + l + i];
+          to = sum[i] + (add ? to : 0);
+        }
       }
     }
 }

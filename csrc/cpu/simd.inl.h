@@ -190,14 +190,54 @@ LF_FN void exp_pair(Vec<T> x, Vec<T>& exp_x, Vec<T>& expm1_x) {
   expm1_x = fma(scale, p, scale - Vec<T>(1));
 }
 
+// Four lanes of T, whatever the width of Vec, and a 4 x 4 matrix of them.
 template <class T>
-LF_FN T sum(Vec<T> x) {
-  T lanes[Vec<T>::kWidth];
-  x.store(lanes);
-#pragma GCC unroll 8
-  for (int half = Vec<T>::kWidth / 2; half > 0; half /= 2)
-    for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
-  return lanes[0];
+struct Square {
+  typedef T Four __attribute__((vector_size(4 * sizeof(T))));
+  Four row[4];
+
+  // Rows and columns change places.
+  LF_FN void transpose() {
+// __builtin_shufflevector came to GCC with 12.
+#ifdef __clang__
+#define LF_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+    typedef typename FloatBits<T>::Bits Lanes __attribute__((vector_size(4 * sizeof(T))));
+#define LF_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Lanes{__VA_ARGS__})
+#endif
+    const Four a = LF_SHUFFLE(row[0], row[1], 0, 4, 1, 5);
+    const Four b = LF_SHUFFLE(row[2], row[3], 0, 4, 1, 5);
+    const Four c = LF_SHUFFLE(row[0], row[1], 2, 6, 3, 7);
+    const Four d = LF_SHUFFLE(row[2], row[3], 2, 6, 3, 7);
+    row[0] = LF_SHUFFLE(a, b, 0, 1, 4, 5);
+    row[1] = LF_SHUFFLE(a, b, 2, 3, 6, 7);
+    row[2] = LF_SHUFFLE(c, d, 0, 1, 4, 5);
+    row[3] = LF_SHUFFLE(c, d, 2, 3, 6, 7);
+#undef LF_SHUFFLE
+  }
+};
+
+// out[i] = the sum of the lanes of x[i].
+template <class T>
+LF_FN void sums(const Vec<T> (&x)[4], T* out) {
+  constexpr int W = Vec<T>::kWidth;
+  if constexpr (W < 4) {
+    for (int i = 0; i < 4; ++i) out[i] = x[i].v[0] + x[i].v[1];
+  } else {
+    using Four = typename Square<T>::Four;
+    Square<T> s;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      Four part[W / 4];
+      std::memcpy(part, &x[i].v, sizeof part);
+      s.row[i] = part[0];
+#pragma GCC unroll 4
+      for (int k = 1; k < W / 4; ++k) s.row[i] += part[k];
+    }
+    s.transpose();
+    const Four all = (s.row[0] + s.row[1]) + (s.row[2] + s.row[3]);
+    std::memcpy(out, &all, sizeof all);
+  }
 }
 
 }  // namespace lf::LF_ISA

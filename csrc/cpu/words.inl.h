@@ -5,14 +5,6 @@
 #include "common/types.h"
 #include "cpu/simd.inl.h"
 
-// A vector V of those lanes of two vectors that the numbers name; __builtin_shufflevector came to
-// GCC with 12.
-#ifdef __clang__
-#define LF_SHUFFLE(V, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define LF_SHUFFLE(V, a, b, ...) __builtin_shuffle(a, b, V{__VA_ARGS__})
-#endif
-
 namespace lf::LF_ISA {
 
 // Sums are of Value; one word of kPair numbers fills one lane of Vec<Value>, and Words all of them.
@@ -20,7 +12,6 @@ template <class S>
 struct Stored {
   using Value = S;
   using Words = Vec<S>;
-  using Bits = typename FloatBits<S>::Bits;
   static constexpr int kPair = 1;
 
   static LF_FN Vec<S> value(const S* number) { return Vec<S>(*number); }
@@ -52,7 +43,6 @@ template <>
 struct Stored<LF_BFLOAT16> {
   using Value = float;
   using Words = Pairs;
-  using Bits = uint32_t;
   static constexpr int kPair = 2;
 
   static LF_FN Vec<float> value(const LF_BFLOAT16* number) {
@@ -108,10 +98,9 @@ LF_FN int64_t padded(int64_t K) {
 // Four words of four rows at a time: one by one, packing took a tenth of a call with 100 rows.
 template <class S>
 static void transpose(const S* w, int64_t K, int n, S* out, int64_t step) {
-  using Bits = typename Stored<S>::Bits;
-  typedef Bits Four __attribute__((vector_size(4 * sizeof(Bits))));
+  using T = ValueOf<S>;  // as large as a word, and only moved
   constexpr int W = VecOf<S>::kWidth, kRows = W < 4 ? W : 4;
-  constexpr int64_t kBlock = 64 / sizeof(Bits);  // a cache line of each row
+  constexpr int64_t kBlock = 64 / sizeof(T);  // a cache line of each row
   const int64_t whole = K / kPair<S>, all = words<S>(K);
   for (int64_t block = 0; block < all; block += kBlock)
     for (int l = 0; l < W; l += kRows) {
@@ -119,19 +108,14 @@ static void transpose(const S* w, int64_t K, int n, S* out, int64_t step) {
       int64_t k = block;
       if constexpr (kRows == 4)
         for (; l + 4 <= n && k + 4 <= end && k + 4 <= whole; k += 4) {
-          Four r[4];
+          Square<T> square;
 #pragma GCC unroll 4
           for (int i = 0; i < 4; ++i)
-            std::memcpy(&r[i], w + (l + i) * K + k * kPair<S>, sizeof r[i]);
-          const Four a = LF_SHUFFLE(Four, r[0], r[1], 0, 4, 1, 5),
-                     b = LF_SHUFFLE(Four, r[2], r[3], 0, 4, 1, 5);
-          const Four c = LF_SHUFFLE(Four, r[0], r[1], 2, 6, 3, 7),
-                     d = LF_SHUFFLE(Four, r[2], r[3], 2, 6, 3, 7);
-          r[0] = LF_SHUFFLE(Four, a, b, 0, 1, 4, 5), r[1] = LF_SHUFFLE(Four, a, b, 2, 3, 6, 7);
-          r[2] = LF_SHUFFLE(Four, c, d, 0, 1, 4, 5), r[3] = LF_SHUFFLE(Four, c, d, 2, 3, 6, 7);
+            std::memcpy(&square.row[i], w + (l + i) * K + k * kPair<S>, sizeof square.row[i]);
+          square.transpose();
 #pragma GCC unroll 4
           for (int i = 0; i < 4; ++i)
-            std::memcpy(out + (k + i) * step + l * kPair<S>, &r[i], sizeof r[i]);
+            std::memcpy(out + (k + i) * step + l * kPair<S>, &square.row[i], sizeof square.row[i]);
         }
       for (; k < end; ++k)
         for (int i = 0; i < kRows; ++i)
