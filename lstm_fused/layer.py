@@ -90,10 +90,13 @@ def unchecked(x: Tensor, hx: Any, weights: Sequence[Any]) -> tuple[Tensor, ...] 
         or torch._C._len_torch_dispatch_stack() > 0
         or forward_ad._current_level >= 0
         or len(weights) not in _ABSENT
-        or dispatch.forced() is not None
         or not ops.available()
     ):
         return None
+    name = dispatch.forced()
+    if name is not None and not name.startswith("cpu."):
+        return None
+    variant = dispatch.AUTOMATIC if name is None else dispatch.KERNELS.index(name)
     for weight in weights:
         if type(weight) not in _PLAIN:
             return None
@@ -107,8 +110,8 @@ def unchecked(x: Tensor, hx: Any, weights: Sequence[Any]) -> tuple[Tensor, ...] 
     flat = (*weights, *_ABSENT[len(weights)])
     try:
         if x.dim() == 3:
-            return autograd.eager(x, h0, c0, flat, None, dispatch.AUTOMATIC)
-        return autograd.eager_step(x, h0, c0, flat, dispatch.AUTOMATIC)
+            return autograd.eager(x, h0, c0, flat, None, variant)
+        return autograd.eager_step(x, h0, c0, flat, variant)
     except RuntimeError:
         return None  # The checks find the words, or another way to do it.
 
