@@ -113,10 +113,23 @@ def plain_forward(
 # --- eager ---------------------------------------------------------------------------------------
 
 
+class OpRefused(RuntimeError):
+    """What the forward op says of its arguments."""
+
+
 @functools.cache
-def _forward() -> Any:
+def _op() -> Any:
     """The op itself: the search of its name and overloads takes 0.5 us of each call."""
     return torch.ops.lstm_fused.layer_forward.default
+
+
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    try:
+        return _op()(*arguments)
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:  # out of memory, say
+            raise
+        raise OpRefused(*error.args) from None
 
 
 def eager(
@@ -131,7 +144,7 @@ def eager(
     inputs = (x, h0, c0, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
         return _Eager.apply(batch_sizes, variant, *inputs)
-    return _forward()(*inputs, batch_sizes, ops.CELL_LSTM, variant, False)[:3]
+    return _forward(*inputs, batch_sizes, ops.CELL_LSTM, variant, False)[:3]
 
 
 def eager_step(
@@ -145,7 +158,7 @@ def eager_step(
     inputs = (x, h0, c0, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
         return _EagerStep.apply(variant, *inputs)
-    _, h_n, c_n, _, _ = _forward()(*_lift(inputs), None, ops.CELL_LSTM, variant, False)
+    _, h_n, c_n, _, _ = _forward(*_lift(inputs), None, ops.CELL_LSTM, variant, False)
     return h_n.squeeze_(0), c_n.squeeze_(0)
 
 
@@ -166,7 +179,7 @@ class _Eager(torch.autograd.Function):
     def forward(
         ctx: Any, batch_sizes: Tensor | None, variant: int, *inputs: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y, h_n, c_n, gates, c = _forward()(*inputs, batch_sizes, ops.CELL_LSTM, variant, True)
+        y, h_n, c_n, gates, c = _forward(*inputs, batch_sizes, ops.CELL_LSTM, variant, True)
         ctx.batch_sizes, ctx.variant = batch_sizes, variant
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, y, gates, c)
@@ -184,7 +197,7 @@ class _Eager(torch.autograd.Function):
 class _EagerStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, variant: int, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-        _, h_n, c_n, gates, c = _forward()(*_lift(inputs), None, ops.CELL_LSTM, variant, True)
+        _, h_n, c_n, gates, c = _forward(*_lift(inputs), None, ops.CELL_LSTM, variant, True)
         ctx.variant = variant
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, gates, c)
@@ -195,8 +208,9 @@ class _EagerStep(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         inputs, (gates, c) = _lift(tensors[:INPUTS]), tensors[INPUTS:]
-        # c in the place of y, which has as many numbers: y holds the states before later steps.
-        saved = c, gates, c
+        # Of y, the states before later steps, nothing is read. Another dtype would be converted.
+        unread = c if c.dtype == gates.dtype else torch.empty_like(c, dtype=gates.dtype)
+        saved = unread, gates, c
         lifted = [None, *(None if g is None else g.unsqueeze(0) for g in grads)]
         wanted = ctx.needs_input_grad[1:]
         found = _eager_backward(lifted, inputs, saved, None, ctx.variant, wanted)

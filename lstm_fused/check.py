@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lstm_fused.composite import Direction
 
-# float64 and complex are computed as they are, the halves in float32.
+# float64 and complex are computed as they are, the halves with float32 sums.
 DTYPES = (
     torch.float32,
     torch.float64,

@@ -49,10 +49,9 @@ def lstm(
     if not isinstance(params, (list, tuple)):  # A ParameterList's slice is a module.
         params = list(params)
     if num_layers == 1 and not bidirectional and batch_sizes is None and input.dim() == 3:
-        found = unchecked(input.transpose(0, 1) if batch_first else input, hx, params)
+        found = unchecked(input, hx, params, batch_first=batch_first)
         if found is not None:
-            y, h_n, c_n = found
-            return (y.transpose(0, 1) if batch_first else y), (h_n, c_n)
+            return found[0], (found[1], found[2])
     lowered = autocast_dtype(input)
     if lowered is not None:
         input, params = lower(input, lowered), [lower(p, lowered) for p in params]

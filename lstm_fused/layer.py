@@ -68,17 +68,20 @@ def step(
     return h.squeeze(0), c.squeeze(0)
 
 
-def unchecked(x: Tensor, hx: Any, weights: Sequence[Any]) -> tuple[Tensor, ...] | None:
+def unchecked(
+    x: Tensor, hx: Any, weights: Sequence[Any], *, batch_first: bool = False
+) -> tuple[Tensor, ...] | None:
     """What a layer of one direction gives for arguments not yet checked, or None: check them.
 
-    The op looks at every dtype, device and shape, in far less time than Python does, but refuses in
-    words that are not for users. So here stands only what the op takes and users may not give, None
-    for a tensor, and where it may not look: at fake tensors and other subclasses, and in a mode.
+    The op looks at every dtype, device and shape in far less time than Python does, though it
+    refuses in words that are not for users. Looked at here is what the op cannot: whether all that
+    must be there is, fake tensors and other subclasses, and the modes that may be in force.
 
-    x        [T, B, I], or [B, I] for one step; with anything but eager mode on a CPU: None
-    hx       a pair of states, or None
-    weights  2, 4 or 5, as nn.LSTM orders them
-    returns  as `layer`, or as `step`
+    x            [T, B, I], or [B, T, I] if batch_first, or [B, I] for one step; with anything but
+                 eager mode on a CPU: None
+    hx           a pair of states, or None
+    weights      2, 4 or 5, as nn.LSTM orders them
+    returns      as `layer`, y as x, or as `step`
     """
     if (
         torch.compiler.is_compiling()
@@ -88,15 +91,11 @@ def unchecked(x: Tensor, hx: Any, weights: Sequence[Any]) -> tuple[Tensor, ...] 
         or torch._C._is_any_autocast_enabled()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
         or forward_ad._current_level >= 0
         or len(weights) not in _ABSENT
-        or not ops.available()
     ):
         return None
-    name = dispatch.forced()
-    if name is not None and not name.startswith("cpu."):
-        return None
-    variant = dispatch.AUTOMATIC if name is None else dispatch.KERNELS.index(name)
     for weight in weights:
         if type(weight) not in _PLAIN:
             return None
@@ -107,13 +106,20 @@ def unchecked(x: Tensor, hx: Any, weights: Sequence[Any]) -> tuple[Tensor, ...] 
         h0, c0 = hx
         if type(h0) not in _PLAIN or type(c0) not in _PLAIN:
             return None
+    name = dispatch.forced()
+    if name is not None and not name.startswith("cpu.") or not ops.available():
+        return None
+    variant = dispatch.AUTOMATIC if name is None else dispatch.KERNELS.index(name)
     flat = (*weights, *_ABSENT[len(weights)])
     try:
-        if x.dim() == 3:
+        if x.dim() != 3:
+            return autograd.eager_step(x, h0, c0, flat, variant)
+        if not batch_first:
             return autograd.eager(x, h0, c0, flat, None, variant)
-        return autograd.eager_step(x, h0, c0, flat, variant)
-    except RuntimeError:
+        y, h_n, c_n = autograd.eager(x.transpose(0, 1), h0, c0, flat, None, variant)
+    except autograd.OpRefused:
         return None  # The checks find the words, or another way to do it.
+    return y.transpose(0, 1), h_n, c_n
 
 
 def _kernel(x: Tensor, weights: Sequence[Direction]) -> int | str:

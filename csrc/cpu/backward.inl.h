@@ -34,7 +34,8 @@ static int64_t plan_backward(const LayerBackward& p, int threads, void* base,
   task.p = &p;
   const bool pack = d.T >= kPackFromSteps;
   for (int64_t i = 0; i < d.D; ++i) {
-    task.w_hh[i] = {static_cast<const S*>(p.w_hh[i]), 4 * d.H, d.P, pack, nullptr};
+    const int64_t columns = d.T > 1 || p.dh0 ? d.P : 0;  // else nobody reads them
+    task.w_hh[i] = {static_cast<const S*>(p.w_hh[i]), 4 * d.H, columns, pack, nullptr};
     task.w_hr[i] = {static_cast<const S*>(p.w_hr[i]), d.P, p.w_hr[i] ? d.H : 0, pack, nullptr};
     task.w_hh[i].panels = take<S>(base, used, task.w_hh[i].size());
     task.w_hr[i].panels = take<S>(base, used, task.w_hr[i].size());

@@ -197,9 +197,9 @@ static void multiply_strip(ValueOf<S>* out, int64_t rows, const RowOf& row_of,
 
 // out = a w^T, plus out if add, from a row-major matrix w [rows, K] that is not worth packing:
 // column l of vector j is the dot product with row j * vector_rows + l. Only the first lanes[j]
-// columns exist; the others become some number. Four of them at once are four chains of additions
-// for each row of a. Rows of a few KiB are too short for the prefetchers: asking for the next four
-// took a quarter off a step whose weights are in no cache.
+// columns exist; the others become some number or stay as they are. Four of them at once are four
+// chains of additions for each row of a. Rows of a few KiB are too short for the prefetchers:
+// asking for the next four took a quarter off a step whose weights are in no cache.
 template <class S, int R>
 [[gnu::noinline]] static void multiply_rows(ValueOf<S>* out, const S* const (&a)[R], const S* w,
                                             int64_t vector_rows, const int (&lanes)[4], int64_t K,

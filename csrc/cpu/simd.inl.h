@@ -222,6 +222,7 @@ template <class T>
 LF_FN void sums(const Vec<T> (&x)[4], T* out) {
   constexpr int W = Vec<T>::kWidth;
   if constexpr (W < 4) {
+    static_assert(W == 2);
     for (int i = 0; i < 4; ++i) out[i] = x[i].v[0] + x[i].v[1];
   } else {
     using Four = typename Square<T>::Four;

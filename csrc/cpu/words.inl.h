@@ -66,7 +66,8 @@ struct Stored<LF_BFLOAT16> {
   }
 };
 
-// c + the products of both numbers of each pair.
+// c + the products of both numbers of each pair. The instruction takes subnormal numbers, those
+// below 1.2e-38, for zero.
 LF_FN Vec<float> fma(Pairs a, Pairs b, Vec<float> c) { return LF_BFLOAT16::dot(c.v, a.v, b.v); }
 #endif
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from lstm_fused import dispatch
 from lstm_fused.dispatch import variants
@@ -49,33 +50,53 @@ def test_any_number_of_threads(
     run_both(case, dtype, by_layer, device=variant.device).check()
 
 
+def bits(case: Case, dtype: torch.dtype, variant: Forced) -> dict[str, Tensor]:
+    return run(by_layer, problem(case, dtype), dtype, device=variant.device)
+
+
 @pytest.mark.parametrize("case", [TEAM, TEAM_PROJ, TEAM_RAGGED, TEAM_CHUNKS])
-def test_same_bits_with_the_same_threads(variant: Forced, threads: int, case: Case) -> None:
-    first, *others = (
-        run(by_layer, problem(case, torch.float32), torch.float32, device=variant.device)
-        for _ in range(4)
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_same_bits_with_the_same_threads(
+    variant: Forced, threads: int, case: Case, dtype: torch.dtype
+) -> None:
+    first, *others = (bits(case, dtype, variant) for _ in range(4))
     for other in others:
         for name, t in first.items():
             assert torch.equal(t, other[name]), name
 
 
-def test_calls_from_many_python_threads(variant: Forced) -> None:
+@pytest.mark.parametrize("case", [TEAM, TEAM_PROJ, TEAM_RAGGED, TEAM_CHUNKS, cases.WIDE])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_our_sums_do_not_depend_on_the_team(
+    variant: Forced, case: Case, dtype: torch.dtype
+) -> None:
+    if not variant.name.startswith("cpu."):
+        pytest.skip("torch's products are ordered by its threads")
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            found.append(bits(case, dtype, variant))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for name, t in found[0].items():
+            assert torch.equal(t, other[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_calls_from_many_python_threads(variant: Forced, dtype: torch.dtype) -> None:
     """Each caller has a team of its own; nothing is shared between calls."""
     from lstm_fused.dispatch import variant as force
 
-    want = {
-        case: run(by_layer, problem(case, torch.float32), torch.float32, device=variant.device)
-        for case in (TEAM, TEAM_PROJ, TEAM_RAGGED)
-    }
+    want = {case: bits(case, dtype, variant) for case in (TEAM, TEAM_PROJ, TEAM_RAGGED)}
     wrong: list[str] = []
 
     def work(case: Case) -> None:
         with force(variant.name):
             for _ in range(5):
-                got = run(
-                    by_layer, problem(case, torch.float32), torch.float32, device=variant.device
-                )
+                got = bits(case, dtype, variant)
                 wrong.extend(
                     f"{case} {n}" for n, t in got.items() if not torch.equal(t, want[case][n])
                 )

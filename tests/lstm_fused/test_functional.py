@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.nn.utils.rnn import pack_sequence
 
-from lstm_fused import check, functional
+from lstm_fused import check, dispatch, functional, ops
 from lstm_fused.nn import LSTM, LSTMCell
 from tests.cases import STACK_CASES, Case, by_functional, run_both
 from tests.lstm_fused.sidebyside import assert_same, outcome
@@ -181,6 +181,39 @@ def test_a_right_call_is_left_to_the_checks_of_the_op(monkeypatch: pytest.Monkey
             cell(X[0], (hx[0][0], hx[1][0]))
     with pytest.raises(AssertionError, match="checked in Python"):
         module(X, (hx[0], hx[1].float()))
+
+
+def test_a_forced_kernel_is_left_to_the_op_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "split", None)
+    with dispatch.variant("cpu.generic"):
+        LSTM(3, 4, **F64)(X)
+
+
+def test_a_hook_that_fails_is_not_run_again() -> None:
+    """Only what the op itself refuses is tried in another way."""
+    packed = []
+
+    def pack(t: Tensor) -> Tensor:
+        packed.append(t)
+        if len(packed) == 3:
+            raise RuntimeError("the store is full")
+        return t
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+        pytest.raises(RuntimeError, match="the store is full"),
+    ):
+        LSTM(3, 4, **F64)(X)
+    assert len(packed) == 3
+
+
+def test_plain_torch_asks_for_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which might have to be built first."""
+    monkeypatch.setattr(ops, "available", None)
+    for name in (dispatch.COMPOSITE, dispatch.NATIVE):
+        with dispatch.variant(name):
+            LSTM(3, 4, **F64)(X)
+            LSTMCell(3, 4, **F64)(X[0])
 
 
 def test_fake_tensors_are_checked() -> None:
