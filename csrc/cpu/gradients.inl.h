@@ -15,8 +15,8 @@
 
 namespace lf::LF_ISA {
 
-// Rows of a block; the last takes up to half as many more. Every block reads and writes all of dW:
-// in blocks of 256 and 1 rows a batch of 257 took twice the time that one of 256 did.
+// Rows of a block; the last takes up to half as many more, as every block reads and writes all of
+// dW: a batch of 257 in blocks of 256 and 1 rows took a twentieth longer.
 constexpr int64_t kBlockRows = 256, kMostRows = kBlockRows * 3 / 2;
 static_assert(kBlockRows % (2 * kChain) == 0);
 

@@ -1,5 +1,7 @@
 """The CPU scan beside a naive oracle under sanitizers, and cpu.neon under an emulator.
 
+ThreadSanitizer needs clang, whose standard threads then are the team: threads/team.cpp.
+
 scan_check.cpp draws the problems, compares, and says what its criterion is; no torch is in it.
 """
 
@@ -22,6 +24,10 @@ CANNOT_RUN_HERE = 2  # what scan_check exits with
 # arrays are checked all the same.
 SANITIZERS = ["-g1", "-fno-var-tracking", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
 SANITIZERS += ["--param=asan-stack=0", "--param=asan-instrumentation-with-call-threshold=0"]
+THREADS = Path(__file__).with_name("threads")
+THREAD_SANITIZER = ["-O1", "-g1", "-fsanitize=thread", "-Wno-unknown-pragmas"]
+RACE = 66  # what it exits with
+CLANG = "clang++-19"
 CROSS_COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
 
@@ -82,3 +88,53 @@ def test_scan_under_an_emulator(name: str, tmp_path: Path) -> None:
                 f"{tool} is not on PATH: install it (`apt install g++-aarch64-linux-gnu qemu-user`)"
             )
     run([EMULATOR, str(build([CROSS_COMPILER], ["-static"], tmp_path)), name])
+
+
+def race_check(csrc: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """scan_check of cpu.generic under ThreadSanitizer, run to its end or to the first race."""
+    if shutil.which(CLANG) is None:
+        pytest.skip(
+            f"{CLANG} is not on PATH: install it (`apt install clang-19 libclang-rt-19-dev`)"
+        )
+    program = folder / "race_check"
+    sources = [csrc / "cpu/isa_generic.cpp", csrc / "dispatch/registry.cpp", THREADS / "team.cpp"]
+    sources.append(Path(__file__).with_name("scan_check.cpp"))
+    includes = [f"-I{THREADS}", f"-I{csrc}", f"-I{THREADS.parent}"]
+    subprocess.run(
+        [CLANG, "-std=c++20", *THREAD_SANITIZER, *includes, *map(str, sources), "-o", str(program)],
+        check=True,
+    )
+    return subprocess.run(
+        [str(program), "cpu.generic"],
+        env=os.environ | {"TSAN_OPTIONS": f"halt_on_error=1:exitcode={RACE}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_no_races_between_the_members_of_a_team(tmp_path: Path) -> None:
+    done = race_check(ROOT / "csrc", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "wait"),
+    [
+        ("forward.inl.h", "    barrier.wait(share.parts);\n  }\n}"),
+        ("backward.inl.h", "    everyone.wait(members);\n    if (member <"),
+        ("input_gradient.inl.h", "    if (i > 0) barrier.wait(members);\n"),
+    ],
+)
+def test_a_missing_barrier_is_a_race(file: str, wait: str, tmp_path: Path) -> None:
+    """Planted: else nobody knew that races are seen."""
+    csrc = shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    path = csrc / "cpu" / file
+    text = path.read_text()
+    assert text.count(wait) == 1
+    path.write_text(text.replace(wait, wait[wait.index(";") + 1 :]))
+    done = race_check(csrc, tmp_path)
+    assert done.returncode == RACE and "data race" in done.stderr, done.stdout + done.stderr[-4000:]
