@@ -22,7 +22,7 @@ END = "<!-- end of what bench.tables writes -->"
 STALE = " (stale)"
 
 # Groups of cases that the README shows; a file from a CPU for one thread only.
-CPU_GROUPS = ("cpu-dense",)
+CPU_GROUPS = ("cpu-dense", "cpu-half")
 GPU_GROUPS = ("flashrnn-b", "models")
 
 
