@@ -16,6 +16,7 @@ import pytest
 
 from lstm_fused import _build
 from lstm_fused.dispatch import KERNELS
+from tests.simt import building
 
 ROOT = Path(__file__).resolve().parents[2]
 CANNOT_RUN_HERE = 2  # what scan_check exits with
@@ -25,9 +26,6 @@ CANNOT_RUN_HERE = 2  # what scan_check exits with
 SANITIZERS = ["-g1", "-fno-var-tracking", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
 SANITIZERS += ["--param=asan-stack=0", "--param=asan-instrumentation-with-call-threshold=0"]
 THREADS = Path(__file__).with_name("threads")
-THREAD_SANITIZER = ["-O1", "-g1", "-fsanitize=thread", "-Wno-unknown-pragmas"]
-RACE = 66  # what it exits with
-CLANG = "clang++-19"
 CROSS_COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
 
@@ -92,26 +90,17 @@ def test_scan_under_an_emulator(name: str, tmp_path: Path) -> None:
 
 def race_check(csrc: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """scan_check of cpu.generic under ThreadSanitizer, run to its end or to the first race."""
-    if shutil.which(CLANG) is None:
-        pytest.skip(
-            f"{CLANG} is not on PATH: install it (`apt install clang-19 libclang-rt-19-dev`)"
-        )
+    try:
+        compiler = building.compiler("thread")
+    except building.CannotBuild as error:
+        pytest.skip(str(error))
     program = folder / "race_check"
     sources = [csrc / "cpu/isa_generic.cpp", csrc / "dispatch/registry.cpp", THREADS / "team.cpp"]
     sources.append(Path(__file__).with_name("scan_check.cpp"))
-    includes = [f"-I{THREADS}", f"-I{csrc}", f"-I{THREADS.parent}"]
-    subprocess.run(
-        [CLANG, "-std=c++20", *THREAD_SANITIZER, *includes, *map(str, sources), "-o", str(program)],
-        check=True,
-    )
-    return subprocess.run(
-        [str(program), "cpu.generic"],
-        env=os.environ | {"TSAN_OPTIONS": f"halt_on_error=1:exitcode={RACE}"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    flags = ["-std=c++20", *building.MODES["thread"], "-Wno-unknown-pragmas"]
+    flags += [f"-I{THREADS}", f"-I{csrc}", f"-I{THREADS.parent}"]
+    subprocess.run([*compiler, *flags, *map(str, sources), "-o", str(program)], check=True)
+    return building.run(program, "cpu.generic")
 
 
 @pytest.mark.slow
@@ -137,4 +126,5 @@ def test_a_missing_barrier_is_a_race(file: str, wait: str, tmp_path: Path) -> No
     assert text.count(wait) == 1
     path.write_text(text.replace(wait, wait[wait.index(";") + 1 :]))
     done = race_check(csrc, tmp_path)
-    assert done.returncode == RACE and "data race" in done.stderr, done.stdout + done.stderr[-4000:]
+    report = done.stdout + done.stderr[-4000:]
+    assert done.returncode == building.RACE and "data race" in done.stderr, report

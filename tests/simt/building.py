@@ -27,11 +27,12 @@ MACHINE_CHECK = [HERE / "machine.cpp", HERE / "machine_check.cpp"]
 ADDRESS = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
 ADDRESS += ["--param=asan-stack=0"]
 MODES = {"plain": ["-O1", "-g1"], "address": ADDRESS, "thread": ["-O1", "-g1", "-fsanitize=thread"]}
+RACE = 66  # what a program exits with when ThreadSanitizer sees one
 # What a sanitizer must be told in the environment. Shared memory is poisoned by hand, so there is
 # nothing to leak or to return from.
 ENVIRONMENT = {
     "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-    "TSAN_OPTIONS": "halt_on_error=1:exitcode=66",
+    "TSAN_OPTIONS": f"halt_on_error=1:exitcode={RACE}",
 }
 
 
