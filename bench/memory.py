@@ -115,9 +115,9 @@ def markdown(rows: Sequence[Row], staleness: Staleness) -> str:
             cells = [label(mine).replace("\n", " "), ", ".join(str(case[k]) for k in "TBIHL")]
             for what, found in shares.items():
                 found.append(mine.data[what] / yard.data[what])
-                stale = " (stale)" if staleness.stale(mine) else ""
                 cells.append(megabytes(yard.data[what]))
-                cells.append(f"{megabytes(mine.data[what])}, {found[-1]:.2f}x{stale}")
+                share = f"{found[-1]:.2f}x{staleness.mark(mine)}"
+                cells.append(f"{megabytes(mine.data[what])}, {share}")
             lines.append("| " + " | ".join(cells) + " |")
         overall = [
             f"{statistics.geometric_mean(found):.2f}x, worst {max(found):.2f}x"

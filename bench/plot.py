@@ -107,12 +107,11 @@ def markdown(rows: Sequence[Row], staleness: Staleness) -> str:
 
 
 def cell(row: Row | None, staleness: Staleness) -> str:
-    """Time, spread and speed of one arm; a star marks a row of older sources."""
+    """Time, spread and speed of one arm, and a mark where the row is of older sources."""
     if row is None:
         return "–"
     speed = f", {row.data['speed']:.2f}x" if row.data["speed"] else ""
-    star = " (stale)" if staleness.stale(row) else ""
-    return f"{row.milliseconds:.3g} ms ±{row.data['spread']:.0%}{speed}{star}"
+    return f"{row.milliseconds:.3g} ms ±{row.data['spread']:.0%}{speed}{staleness.mark(row)}"
 
 
 def overall(rows: Sequence[Row]) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 from bench.machine import SCHEMA, sass_digest, source_hash
 
+STALE = " (stale)"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -89,6 +91,10 @@ class Staleness:
         architectures = {name.split()[0] for name in then}
         today = (self._today() or {}).items()
         return then != {name: code for name, code in today if name.split()[0] in architectures}
+
+    def mark(self, row: Row) -> str:
+        """What stands behind the numbers of a row in a table."""
+        return STALE if self.stale(row) else ""
 
     def _today(self) -> dict[str, str] | None:
         if not self._asked:

@@ -13,13 +13,12 @@ from pathlib import Path
 
 from bench import memory
 from bench.plot import markdown
-from bench.results import Row, Staleness, newest, read
+from bench.results import STALE, Row, Staleness, newest, read
 from bench.run import RESULTS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN = "<!-- python -m bench.tables writes this from bench/results/; more is in the same files -->"
 END = "<!-- end of what bench.tables writes -->"
-STALE = " (stale)"
 
 # Groups of cases that the README shows; a file from a CPU for one thread only.
 CPU_GROUPS = ("cpu-dense", "cpu-half")
