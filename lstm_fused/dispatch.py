@@ -20,7 +20,7 @@ from lstm_fused._proven import PROVEN
 
 # Fastest first on each device, then those that add_kernels added; a kernel's place is its code in
 # the ops.
-KERNELS = ["cuda.block", "cuda.step"]
+KERNELS = ["cuda.block", "cuda.grid", "cuda.step"]
 KERNELS += ["cpu.avx512bf16", "cpu.avx512", "cpu.avx2", "cpu.neon", "cpu.generic"]
 # torch.native is torch's own LSTM (cuDNN, oneDNN); torch.composite is composite.py.
 NATIVE, COMPOSITE = "torch.native", "torch.composite"
@@ -30,6 +30,8 @@ AUTOMATIC = -1
 ABOUT = {
     "cuda.block": "a whole sequence in one block, weights on the chip: H to 192 in fp16 and bf16, "
     "to 128 in tf32 and fp32",
+    "cuda.grid": "a whole sequence in a group of blocks, W_hh on their chips: H to 16 per SM, at most "
+    "2304 in fp16 and bf16, 1152 in tf32; the backward is cuda.step's",
     "cuda.step": "one matrix product and one gate kernel per time step; fp16, bf16, fp32, fp64",
     "cpu.avx512bf16": "the same scan for bf16, products of pairs: twice the operations of fp32",
     "cpu.avx512": "fused scan, 6 x 64 tiles; fp32, fp64, and bf16, fp16 as storage",
@@ -155,11 +157,13 @@ def why_not(name: str, case: Case) -> str | None:
     if case.dtype not in ops.DTYPE_CODES:
         return f"it computes in float16, bfloat16, float32 and float64, not in {case.dtype}"
     wide = case.dtype in (torch.float16, torch.bfloat16) and device == "cpu"
+    tf32 = scan_precision() == "tf32"
 
     def ask(dtype: torch.dtype) -> str | None:
         return module.why_not(
             KERNELS.index(name),
             ops.DTYPE_CODES[dtype],
+            tf32 and dtype == torch.float32,
             case.T,
             case.B,
             case.hidden_size,

@@ -12,7 +12,8 @@ struct Variant {
   // weights and of the input? If not, the caller does (ops/products.h).
   bool whole_layer;
   const char* (*why_not_here)();  // why this machine or build cannot run it; nullptr: it can
-  const char* (*why_not)(Cell, DType, const Dims&);  // why it refuses a case; nullptr: it takes it
+  // Why it refuses a case; nullptr: it takes it. tf32 is Context's.
+  const char* (*why_not)(Cell, DType, const Dims&, bool tf32);
   size_t (*forward_workspace)(const LayerForward&);
   size_t (*backward_workspace)(const LayerBackward&, int threads);
   void (*forward)(const LayerForward&, const Context&);
@@ -22,6 +23,7 @@ struct Variant {
 extern const Variant cpu_generic, cpu_avx2, cpu_avx512, cpu_avx512bf16, cpu_neon;
 // Weak: objects built without nvcc link without them.
 extern const Variant cuda_block __attribute__((weak));
+extern const Variant cuda_grid __attribute__((weak));
 extern const Variant cuda_step __attribute__((weak));
 // "13.0"; weak as well.
 __attribute__((weak)) const char* cuda_toolkit_version();

@@ -14,7 +14,7 @@ namespace lf::LF_ISA {
 #define LF_BY_DTYPE(RUN) (p.dtype == DType::f64 ? RUN(double) : RUN(float))
 #endif
 
-static const char* why_not(Cell, DType dtype, const Dims&) {
+static const char* why_not(Cell, DType dtype, const Dims&, bool) {
 #ifdef LF_BFLOAT16
   return dtype == DType::bf16 ? nullptr : "it takes bfloat16 only";
 #else

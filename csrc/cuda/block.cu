@@ -3,80 +3,21 @@
 //
 // The products over all rows are left to the caller. Nothing waits for the device, and the launches
 // can be captured in a CUDA graph.
-#include <vector>
-
 #define LF_ISA cuda
 #include "cell/list.h"
 #include "contract/variant.h"
 #include "cuda/lstm_fused/block_backward.cuh"
 #include "cuda/lstm_fused/block_forward.cuh"
 #include "cuda/lstm_fused/dev.cuh"
-#include "cuda/lstm_fused/upload.cuh"
+#include "cuda/lstm_fused/steps.cuh"
 
 namespace lf::cuda {
 namespace {
 
-Product product_of(DType dtype, bool tf32) {
-  return dtype == DType::bf16  ? Product::bf16
-         : dtype == DType::f16 ? Product::f16
-         : tf32                ? Product::tf32
-                               : Product::ieee;
-}
-
-bool is_ragged(const Dims& d) { return d.N != d.T * d.B; }
-
 int64_t blocks_of(const Dims& d, Product product) { return ceil_div(d.B, columns_of(product)); }
 
-// The offsets and, behind them, the steps of each block. The most blocks that any product makes.
-size_t numbers_bytes(const Dims& d) {
-  return is_ragged(d) ? (d.T + 1 + blocks_of(d, Product::ieee)) * sizeof(int64_t) : 0;
-}
-
-const int64_t* upload_steps(const Context& context, const Dims& d, const int64_t* offsets,
-                            Product product) {
-  if (!is_ragged(d)) return nullptr;
-  std::vector<int64_t> numbers(offsets, offsets + d.T + 1);
-  int64_t steps = d.T;
-  for (int64_t block = 0; block < blocks_of(d, product); ++block) {
-    while (offsets[steps] - offsets[steps - 1] <= block * columns_of(product)) --steps;
-    numbers.push_back(steps);
-  }
-  int64_t* const to = static_cast<int64_t*>(context.workspace);
-  upload(context, to, numbers.data(), int64_t(numbers.size()));
-  return to;
-}
-
-template <class T>
-BlockForward<T> parameters(const LayerForward& p, const int64_t* offsets) {
-  BlockForward<T> k{};
-  k.sizes = {p.d.T, p.d.B, p.d.N, int(p.d.H), int(p.d.D), offsets};
-  for (int64_t i = 0; i < p.d.D; ++i) k.w_hh[i] = static_cast<const T*>(p.w_hh[i]);
-  k.h0 = static_cast<const T*>(p.h0);
-  k.c0 = static_cast<const float*>(p.c0);
-  k.gates = static_cast<T*>(p.gates);
-  k.y = static_cast<T*>(p.y);
-  k.h_n = static_cast<T*>(p.h_n);
-  k.c_n = static_cast<float*>(p.c_n);
-  k.c = static_cast<float*>(p.c);
-  return k;
-}
-
-template <class T>
-BlockBackward<T> parameters(const LayerBackward& p, const int64_t* offsets) {
-  BlockBackward<T> k{};
-  k.sizes = {p.d.T, p.d.B, p.d.N, int(p.d.H), int(p.d.D), offsets};
-  for (int64_t i = 0; i < p.d.D; ++i) k.w_hh[i] = static_cast<const T*>(p.w_hh[i]);
-  k.c0 = static_cast<const float*>(p.c0);
-  k.gates = static_cast<const T*>(p.gates);
-  k.c = static_cast<const float*>(p.c);
-  k.dy = static_cast<const T*>(p.dy);
-  k.dh_n = static_cast<const T*>(p.dh_n);
-  k.dc_n = static_cast<const float*>(p.dc_n);
-  k.dgates = static_cast<T*>(p.dgates);
-  k.dh0 = static_cast<T*>(p.dh0);
-  k.dc0 = static_cast<float*>(p.dc0);
-  return k;
-}
+// Enough for any product: the one with the fewest columns has the most blocks.
+size_t numbers_bytes(const Dims& d) { return steps_bytes(d, columns_of(Product::ieee)); }
 
 template <class CellType, Product kProduct, int kBucket>
 constexpr auto kernel(const LayerForward&) {
@@ -97,7 +38,8 @@ void run_bucket(const Layer& p, const Context& context, int bucket) {
       if (bucket == kBucket) {
         using T = typename Kind<kProduct>::Storage;
         const BlockPlan plan = block_plan(kProduct, pass_of(p), kBuckets[kBucket]);
-        const int64_t* const offsets = upload_steps(context, p.d, p.offsets, kProduct);
+        const int64_t* const offsets =
+            upload_steps(context, p.d, p.offsets, columns_of(kProduct), context.workspace);
         const dim3 blocks(unsigned(blocks_of(p.d, kProduct)), unsigned(p.d.D));
         return dev::launch(context, {blocks, unsigned(plan.threads), plan.shared},
                            kernel<CellType, kProduct, kBucket>(p), parameters<T>(p, offsets));
@@ -134,14 +76,11 @@ void run(const Layer& p, const Context& context) {
   }
 }
 
-const char* why_not(Cell, DType dtype, const Dims& d) {
+const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
   if (dtype == DType::f64) return "it computes in fp16, bf16, tf32 and fp32, not in fp64";
   if (d.P != d.H) return "it takes no projections";
-  // Float32 in either precision, whichever the caller may ask for.
   const auto fits = [&](size_t shared) {
-    return dtype == DType::f32 ? bucket_of(Product::tf32, d.H, shared) >= 0 &&
-                                     bucket_of(Product::ieee, d.H, shared) >= 0
-                               : bucket_of(Product::bf16, d.H, shared) >= 0;
+    return bucket_of(product_of(dtype, tf32), d.H, shared) >= 0;
   };
   if (fits(dev::limits().shared)) return nullptr;
   if (fits(kMostShared))

@@ -222,7 +222,7 @@ size_t backward_workspace(const LayerBackward& p, int) {
   return (recurrent_elements(p.d) + cell) * element_size(p.dtype);
 }
 
-const char* why_not(Cell, DType, const Dims&) { return nullptr; }
+const char* why_not(Cell, DType, const Dims&, bool) { return nullptr; }
 
 }  // namespace
 }  // namespace lf::cuda

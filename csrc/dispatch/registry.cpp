@@ -6,13 +6,10 @@ namespace {
 
 std::vector<Row>& table() {
   static std::vector<Row> rows{
-      {"cuda.block", Device::cuda, &cuda_block},
-      {"cuda.step", Device::cuda, &cuda_step},
-      {"cpu.avx512bf16", Device::cpu, &cpu_avx512bf16},
-      {"cpu.avx512", Device::cpu, &cpu_avx512},
-      {"cpu.avx2", Device::cpu, &cpu_avx2},
-      {"cpu.neon", Device::cpu, &cpu_neon},
-      {"cpu.generic", Device::cpu, &cpu_generic},
+      {"cuda.block", Device::cuda, &cuda_block}, {"cuda.grid", Device::cuda, &cuda_grid},
+      {"cuda.step", Device::cuda, &cuda_step},   {"cpu.avx512bf16", Device::cpu, &cpu_avx512bf16},
+      {"cpu.avx512", Device::cpu, &cpu_avx512},  {"cpu.avx2", Device::cpu, &cpu_avx2},
+      {"cpu.neon", Device::cpu, &cpu_neon},      {"cpu.generic", Device::cpu, &cpu_generic},
   };
   return rows;
 }
@@ -33,12 +30,12 @@ const char* why_not_here(const Row& row) {
   return row.variant->why_not_here();
 }
 
-const char* why_not(const Row& row, Cell cell, DType dtype, const Dims& d) {
+const char* why_not(const Row& row, Cell cell, DType dtype, const Dims& d, bool tf32) {
   const char* reason = why_not_here(row);
-  return reason ? reason : row.variant->why_not(cell, dtype, d);
+  return reason ? reason : row.variant->why_not(cell, dtype, d, tf32);
 }
 
-const Variant* choose(Device device, Cell cell, DType dtype, const Dims& d, int forced,
+const Variant* choose(Device device, Cell cell, DType dtype, const Dims& d, bool tf32, int forced,
                       const char** reason) {
   *reason = "there is no such variant";
   for (size_t i = 0; i < (forced < 0 ? own_variants : table().size()); ++i) {
@@ -50,7 +47,7 @@ const Variant* choose(Device device, Cell cell, DType dtype, const Dims& d, int 
                                         : "it runs on the CPU, the input is on CUDA";
       continue;
     }
-    *reason = why_not(row, cell, dtype, d);
+    *reason = why_not(row, cell, dtype, d, tf32);
     if (!*reason) return row.variant;
   }
   return nullptr;

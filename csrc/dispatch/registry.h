@@ -23,11 +23,11 @@ void add_variant(const Variant& variant);
 
 // Why a row cannot run at all here, or refuses this case; nullptr: it can.
 const char* why_not_here(const Row& row);
-const char* why_not(const Row& row, Cell cell, DType dtype, const Dims& d);
+const char* why_not(const Row& row, Cell cell, DType dtype, const Dims& d, bool tf32);
 
 // The forced row (an index into the table), or the first that takes the case if forced is negative.
 // nullptr, with the reason, if there is none.
-const Variant* choose(Device device, Cell cell, DType dtype, const Dims& d, int forced,
+const Variant* choose(Device device, Cell cell, DType dtype, const Dims& d, bool tf32, int forced,
                       const char** reason);
 
 }  // namespace lf

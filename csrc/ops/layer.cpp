@@ -139,10 +139,10 @@ Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse
   if (x.is_cuda()) guard.emplace(x.get_device_index());
   const char* reason;
   DType dtype = storage;
-  const Variant* chosen = choose(device, Cell(cell), dtype, d, int(variant), &reason);
+  const Variant* chosen = choose(device, Cell(cell), dtype, d, tf32, int(variant), &reason);
   if (!chosen && device == Device::cpu) {  // in 16 bits: widen
     dtype = state_dtype(storage);
-    chosen = choose(device, Cell(cell), dtype, d, int(variant), &reason);
+    chosen = choose(device, Cell(cell), dtype, d, tf32, int(variant), &reason);
   }
   STD_TORCH_CHECK(chosen,
                   variant < 0 ? "no variant takes this layer: " : variant_table()[variant].name,

@@ -21,12 +21,13 @@ py::list variants() {
   return rows;
 }
 
-py::object why_not(int index, int dtype, int64_t T, int64_t B, int64_t H, int64_t P, int64_t D) {
+py::object why_not(int index, int dtype, bool tf32, int64_t T, int64_t B, int64_t H, int64_t P,
+                   int64_t D) {
   const std::vector<lf::Row>& table = lf::variant_table();
   if (index < 0 || size_t(index) >= table.size())
     throw py::index_error("no variant " + std::to_string(index));
   const lf::Dims d{.T = T, .B = B, .H = H, .P = P, .D = D, .N = T * B};
-  return text_or_none(lf::why_not(table[size_t(index)], lf::Cell::lstm, lf::DType(dtype), d));
+  return text_or_none(lf::why_not(table[size_t(index)], lf::Cell::lstm, lf::DType(dtype), d, tf32));
 }
 
 // What a shared object with variants of its own exports: lf_variants(&count) gives the first of
@@ -71,7 +72,8 @@ PYBIND11_MODULE(_C, m) {
         "Add the variants of a shared object that was built with the same csrc/contract.",
         py::arg("path"));
   m.def("why_not", &why_not, "Why row `index` refuses a case, or None.", py::arg("index"),
-        py::arg("dtype"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"), py::arg("D"));
+        py::arg("dtype"), py::arg("tf32"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"),
+        py::arg("D"));
   m.def("build_info", &build_info, "Compiler, OpenMP and CUDA toolkit that built this module.");
   m.def("omp_info", &omp_info, "The OpenMP runtime that the CPU kernels use.");
 }

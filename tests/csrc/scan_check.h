@@ -257,10 +257,13 @@ struct Check {
 };
 
 // Whether a refusal speaks of the problem.
-inline bool is_true(const char* reason, const Problem& p, DType dtype) {
+inline bool is_true(const char* reason, const Problem& p, DType dtype, bool tf32) {
   const auto says = [&](const char* words) { return std::strstr(reason, words); };
   if (says("no projections")) return p.d.P != p.d.H;
   if (says("not in fp64")) return dtype == DType::f64;
+  if (says("rounds the factors of products to TF32")) return dtype == DType::f32 && !tf32;
+  // How many there are the variant's own tests know.
+  if (says("at most 16 for each multiprocessor")) return p.d.H > 16;
   if (says("bfloat16 only")) return dtype != DType::bf16;
   if (says("in float32 and float64")) return dtype == DType::bf16 || dtype == DType::f16;
   const bool of_dtype = says(dtype == DType::f32 ? "in float32" : "in 16 bits");
@@ -273,8 +276,9 @@ template <class T>
 std::optional<double> check_one(const Variant& variant, const Context& outside, Random& random,
                                 int64_t H, Size size, int number) {
   const Problem p = make_problem<T>(random, H, size);
-  if (const char* const reason = variant.why_not(Cell::lstm, Storage<T>::kDType, p.d)) {
-    if (is_true(reason, p, Storage<T>::kDType)) return std::nullopt;
+  if (const char* const reason =
+          variant.why_not(Cell::lstm, Storage<T>::kDType, p.d, outside.tf32)) {
+    if (is_true(reason, p, Storage<T>::kDType, outside.tf32)) return std::nullopt;
     std::printf("%s is refused: %s\n", describe<T>(p, number).c_str(), reason);
     std::exit(1);
   }

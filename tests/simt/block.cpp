@@ -9,10 +9,12 @@ namespace simt {
 
 bool block_knows_its_limits() {
   using namespace lf;
-  const auto refuses = [](int capability, size_t shared, DType dtype, int64_t H) {
-    const dev::Limits before = std::exchange(dev::limits_here, {capability, shared});
+  const auto refuses = [](int capability, size_t shared, DType dtype, int64_t H,
+                          bool tf32 = false) {
+    const dev::Limits before = std::exchange(dev::limits_here, {capability, shared, 132});
     const Dims d{.T = 1, .B = 1, .H = H, .P = H, .D = 1, .N = 1};
-    const bool refused = cuda_block.why_not_here() || cuda_block.why_not(Cell::lstm, dtype, d);
+    const bool refused =
+        cuda_block.why_not_here() || cuda_block.why_not(Cell::lstm, dtype, d, tf32);
     dev::limits_here = before;
     return refused;
   };

@@ -43,7 +43,7 @@ struct lf::oracle::Storage<Tf32> {
 using lf::check::Size;
 
 int main(int argc, char** argv) {
-  const lf::Variant variants[] = {simt::block(), simt::step()};
+  const lf::Variant variants[] = {simt::block(), simt::grid(), simt::step()};
   const lf::Variant* variant = nullptr;
   for (const lf::Variant& row : variants)
     if (argc >= 3 && !std::strcmp(row.name, argv[1])) variant = &row;

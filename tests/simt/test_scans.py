@@ -14,7 +14,7 @@ from tests.simt import building
 
 pytestmark = pytest.mark.simt
 
-VARIANTS = ["simt.block", "simt.step"]
+VARIANTS = ["simt.block", "simt.grid", "simt.step"]
 # Seeds and rounds of problems. A seed draws its own problems and its own order of the threads.
 RUNS = {"plain": (range(10), 2), "address": (range(3), 1), "thread": (range(3), 1)}
 WIDE = {"plain": range(1, 3), "address": range(1), "thread": range(0)}

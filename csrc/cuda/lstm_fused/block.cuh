@@ -8,27 +8,13 @@
 // product, so the states stay in its registers and no cell needs another thread's gates.
 #pragma once
 
-#include "common/types.h"
 #include "cuda/lstm_fused/block_plan.h"
 #include "cuda/lstm_fused/memory.cuh"
 #include "cuda/lstm_fused/product.cuh"
+#include "cuda/lstm_fused/scan.cuh"
 #include "cuda/lstm_fused/value.cuh"
 
 namespace lf::cuda {
-
-// The sizes of a layer, and where each step's rows are.
-struct BlockSizes {
-  int64_t T, B, N;
-  int H, D;
-  // [T + 1] and then the steps of each block; nullptr: B rows at every step.
-  const int64_t* offsets;
-};
-
-// Rows of the tensors at one time step that belong to a block: `count` from `first` on.
-struct StepRows {
-  int64_t first;
-  int count;
-};
 
 // kBucket: a place in kBuckets.
 template <Product kProduct, Pass kPass, int kBucket>
@@ -56,7 +42,7 @@ struct Block {
   // The block's direction and first batch row, the first of its initial states.
   static __device__ __forceinline__ int direction() { return int(blockIdx.y); }
   static __device__ __forceinline__ int64_t batch_row() { return int64_t(blockIdx.x) * kColumns; }
-  static __device__ __forceinline__ int64_t first_state(const BlockSizes& sizes) {
+  static __device__ __forceinline__ int64_t first_state(const ScanSizes& sizes) {
     return (direction() * sizes.B + batch_row()) * sizes.H;
   }
   // Rows of the batch that the block has.
@@ -65,12 +51,12 @@ struct Block {
     return left < 0 ? 0 : left < kColumns ? int(left) : kColumns;
   }
 
-  static __device__ __forceinline__ int64_t steps_of(const BlockSizes& sizes) {
+  static __device__ __forceinline__ int64_t steps_of(const ScanSizes& sizes) {
     return sizes.offsets ? sizes.offsets[sizes.T + 1 + blockIdx.x] : sizes.T;
   }
   // The rows of the block's step n, in the order of its direction; none before the first and after
   // the last.
-  static __device__ __forceinline__ StepRows rows(const BlockSizes& sizes, int64_t steps,
+  static __device__ __forceinline__ StepRows rows(const ScanSizes& sizes, int64_t steps,
                                                   int64_t n) {
     if (n < 0 || n >= steps) return {0, 0};
     const int64_t t = direction() == 1 ? steps - 1 - n : n;

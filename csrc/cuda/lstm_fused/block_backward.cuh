@@ -17,24 +17,9 @@
 
 namespace lf::cuda {
 
-template <class T>
-struct BlockBackward {
-  BlockSizes sizes;
-  const T* w_hh[kMaxDirections];  // [4, H, H]
-  const float* c0;                // [D, B, H] or nullptr: zeros
-  const T* gates;                 // [D, N, 4, H] activations, kept form
-  const float* c;                 // [D, N, H]
-  const T* dy;                    // [N, D, H] or nullptr: zeros
-  const T* dh_n;                  // [D, B, H] or nullptr: zeros
-  const float* dc_n;              // [D, B, H] or nullptr: zeros
-  T* dgates;                      // [D, N, 4, H], may be gates
-  T* dh0;                         // [D, B, H] or nullptr: not wanted
-  float* dc0;                     // [D, B, H]
-};
-
 template <class Cell, Product kProduct, int kBucket>
 __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThreads, 1)
-    block_backward(const __grid_constant__ BlockBackward<typename Kind<kProduct>::Storage> p) {
+    block_backward(const __grid_constant__ ScanBackward<typename Kind<kProduct>::Storage> p) {
   using Self = Block<kProduct, Pass::backward, kBucket>;
   using T = typename Self::T;
   using Factor = typename Self::Factor;

@@ -19,22 +19,9 @@
 
 namespace lf::cuda {
 
-template <class T>
-struct BlockForward {
-  BlockSizes sizes;
-  const T* w_hh[kMaxDirections];  // [4, H, H]
-  const T* h0;                    // [D, B, H] or nullptr: zeros
-  const float* c0;                // [D, B, H] or nullptr: zeros
-  T* gates;                       // [D, N, 4, H] x W_ih^T + biases in, activations out if c
-  T* y;                           // [N, D, H]
-  T* h_n;                         // [D, B, H]
-  float* c_n;                     // [D, B, H]
-  float* c;                       // [D, N, H] or nullptr: no backward wanted
-};
-
 template <class Cell, Product kProduct, int kBucket>
 __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThreads, 1)
-    block_forward(const __grid_constant__ BlockForward<typename Kind<kProduct>::Storage> p) {
+    block_forward(const __grid_constant__ ScanForward<typename Kind<kProduct>::Storage> p) {
   using Self = Block<kProduct, Pass::forward, kBucket>;
   using T = typename Self::T;
   using Factor = typename Self::Factor;

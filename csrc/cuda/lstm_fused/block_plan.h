@@ -63,7 +63,4 @@ constexpr int bucket_of(Product product, long long H, size_t shared) {
   return -1;
 }
 
-// 227 KiB: a block's limit on sm_90 and sm_100. Others have less (dev.cuh).
-constexpr size_t kMostShared = 227 << 10;
-
 }  // namespace lf::cuda

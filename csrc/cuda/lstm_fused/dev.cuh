@@ -4,6 +4,8 @@
 
 #include <cuda_runtime.h>
 
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -62,6 +64,36 @@ void launch(const Context& context, const Grid& grid, void (*kernel)(Parameters)
   check(cudaLaunchKernelEx(&config, kernel, p), "launch");
 }
 
+// The end of each device's last launch whose blocks wait for each other.
+struct Turns {
+  std::mutex mutex;
+  std::map<int, cudaEvent_t> ended;
+};
+inline Turns turns;
+
+// The same for kernels whose blocks wait for each other, one launch after the other on each device:
+// two on two streams at once could each hold a part of the multiprocessors, and wait for the rest
+// for ever. A stream that captures a graph knows nothing of other streams: graphs with such kernels
+// must not run at once.
+template <class Parameters>
+void launch_in_turn(const Context& context, const Grid& grid, void (*kernel)(Parameters),
+                    const Parameters& p) {
+  const cudaStream_t stream = stream_of(context);
+  cudaStreamCaptureStatus capturing;
+  check(cudaStreamIsCapturing(stream, &capturing), "state of the stream");
+  if (capturing != cudaStreamCaptureStatusNone) return launch(context, grid, kernel, p);
+  int device;
+  check(cudaGetDevice(&device), "current device");
+  const std::lock_guard<std::mutex> lock(turns.mutex);
+  cudaEvent_t& ended = turns.ended[device];
+  if (ended)
+    check(cudaStreamWaitEvent(stream, ended, 0), "wait for the launch before");
+  else
+    check(cudaEventCreateWithFlags(&ended, cudaEventDisableTiming), "event");
+  launch(context, grid, kernel, p);
+  check(cudaEventRecord(ended, stream), "event of the launch");
+}
+
 inline void copy(const Context& context, void* to, const void* from, size_t bytes) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_of(context)), "copy");
 }
@@ -82,9 +114,10 @@ inline void copy_rows(const Context& context, void* to, size_t to_stride, const 
 struct Limits {
   int capability;  // 90 is sm_90
   size_t shared;   // bytes of shared memory that a block may ask for
+  int multiprocessors;
 };
 inline Limits limits() {
-  int device, major, minor, shared;
+  int device, major, minor, shared, multiprocessors;
   check(cudaGetDevice(&device), "current device");
   const auto ask = [&](int& value, cudaDeviceAttr attribute) {
     check(cudaDeviceGetAttribute(&value, attribute, device), "attribute of the device");
@@ -92,7 +125,8 @@ inline Limits limits() {
   ask(major, cudaDevAttrComputeCapabilityMajor);
   ask(minor, cudaDevAttrComputeCapabilityMinor);
   ask(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  return {10 * major + minor, size_t(shared)};
+  ask(multiprocessors, cudaDevAttrMultiProcessorCount);
+  return {10 * major + minor, size_t(shared), multiprocessors};
 }
 
 // Why there is no device; nullptr: there is one.

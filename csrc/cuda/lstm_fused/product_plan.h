@@ -12,12 +12,23 @@
 #include <iterator>
 
 #include "common/macros.h"
+#include "common/types.h"
 
 namespace lf::cuda {
 
 enum class Product { bf16, f16, tf32, ieee };
 
+constexpr Product product_of(DType dtype, bool tf32) {
+  return dtype == DType::bf16  ? Product::bf16
+         : dtype == DType::f16 ? Product::f16
+         : tf32                ? Product::tf32
+                               : Product::ieee;
+}
+
 constexpr int kTiles = 4, kTileRows = 16, kFragmentBytes = 32;
+
+// 227 KiB: a block's limit on sm_90 and sm_100. Others have less (dev.cuh).
+constexpr size_t kMostShared = 227 << 10;
 
 // Bytes of a factor.
 constexpr LF_FN int factor_size(Product product) {

@@ -23,6 +23,12 @@ void launch(const Context&, const Grid& grid, void (*kernel)(Parameters), const 
             [&] { kernel(p); });
 }
 
+template <class Parameters>
+void launch_in_turn(const Context& context, const Grid& grid, void (*kernel)(Parameters),
+                    const Parameters& p) {
+  launch(context, grid, kernel, p);
+}
+
 inline void copy(const Context&, void* to, const void* from, size_t bytes) {
   std::memcpy(to, from, bytes);
 }
@@ -39,8 +45,10 @@ inline void copy_rows(const Context&, void* to, size_t to_stride, const void* fr
 struct Limits {
   int capability;
   size_t shared;
+  int multiprocessors;
 };
-inline Limits limits_here{90, 227 << 10};
+// A small GPU, so that a batch soon needs groups of blocks to take turns.
+inline Limits limits_here{90, 227 << 10, 8};
 inline Limits limits() { return limits_here; }
 
 inline const char* why_not_here() { return nullptr; }

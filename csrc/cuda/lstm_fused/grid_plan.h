@@ -1,0 +1,99 @@
+// What cuda.grid needs for a hidden size, and how a batch is cut for it: pure arithmetic, walked
+// without a GPU (tests/csrc/plan_check.cpp).
+//
+// A group of blocks holds W_hh of one direction, 16 hidden units a block, and runs a slice of the
+// batch, 8 rows at a time. Groups never wait for each other.
+#pragma once
+
+#include "cuda/lstm_fused/product_plan.h"
+
+namespace lf::cuda {
+
+constexpr int kGridUnits = 16;  // of a block
+// A block's warps share the terms of its sums, not its units: each warp then reads an eighth of h
+// and no more, and the eighths are added up at the end.
+constexpr int kGridWarps = 8, kGridThreads = 32 * kGridWarps;
+constexpr int kGridColumns = 8;  // batch rows at a time
+constexpr int kGridCells = kGridUnits * kGridColumns;
+// Groups of 8 rows that a group of blocks runs one after the other: while one waits for its h, the
+// others multiply. More rows than that go into another launch.
+constexpr int kMostTurns = 16;
+
+// Widths of W_hh that kernels are compiled for, in pairs of fragments a tile and warp (a pair of
+// eight warps: 256 factors in 16 bits, 128 in TF32), and how many fragments registers hold: the
+// most without a spill on any of the architectures. 0: there is no kernel.
+struct GridBucket {
+  int pairs;
+  int half, tf32;
+};
+constexpr GridBucket kGridBuckets[] = {{1, 2, 2},  {2, 4, 4},  {3, 6, 6}, {4, 8, 8},
+                                       {6, 9, 10}, {8, 9, 10}, {9, 9, 9}};
+
+struct GridPlan {
+  int width;      // factors of a row of W_hh
+  int slices;     // fragments of a tile and warp
+  int held;       // of them in registers
+  int pitch;      // from one row of h to the next, bytes
+  size_t h;       // bytes: the rows of h that a step multiplies
+  size_t shared;  // bytes of shared memory: h, the sums of all warps, c, fragments not held
+};
+
+constexpr GridPlan grid_plan(Product product, const GridBucket& bucket) {
+  GridPlan plan{};
+  plan.slices = 2 * bucket.pairs;
+  plan.held = product == Product::tf32 ? bucket.tf32 : bucket.half;
+  plan.width = kGridWarps * plan.slices * kFragmentBytes / factor_size(product);
+  plan.pitch = pitch(product, plan.width);
+  plan.h = size_t(kGridColumns) * plan.pitch;
+  plan.shared = plan.h + size_t(kGridWarps * 4 + kMostTurns) * kGridCells * sizeof(float) +
+                rest_bytes(plan.slices, plan.held, kGridThreads);
+  return plan;
+}
+
+constexpr bool is_compiled(Product product, const GridBucket& bucket) {
+  return product != Product::ieee && grid_plan(product, bucket).held > 0;
+}
+
+// The place in kGridBuckets of the smallest that holds H with at most `shared` bytes a block, or
+// -1.
+constexpr int grid_bucket_of(Product product, long long H, size_t shared) {
+  for (int k = 0; k < int(std::size(kGridBuckets)); ++k) {
+    const GridPlan plan = grid_plan(product, kGridBuckets[k]);
+    if (H > plan.width) continue;
+    return is_compiled(product, kGridBuckets[k]) && plan.shared <= shared ? k : -1;
+  }
+  return -1;
+}
+
+// A sum of a block, and so a cell, has a place among its kGridCells. By this one the float4 that a
+// quarter of a warp writes at once, 8 sums that come out of mma.sync, fall into different banks.
+constexpr LF_FN int grid_place(int unit, int column) {
+  return column % 2 * (kGridCells / 2) + unit * 4 + column / 2;
+}
+constexpr LF_FN int grid_unit(int place) { return place % (kGridCells / 2) / 4; }
+constexpr LF_FN int grid_column(int place) { return place % 4 * 2 + place / (kGridCells / 2); }
+
+// How B rows of D directions are cut: a launch has `directions`, `slices` of each, and a slice has
+// `turns` groups of 8 rows.
+struct GridCut {
+  int blocks;      // of a group
+  int directions;  // at once: 2 where there is room for a group of each
+  int slices;
+  int turns;
+};
+constexpr GridCut grid_cut(long long B, long long H, int D, int multiprocessors) {
+  GridCut cut{};
+  cut.blocks = int((H + kGridUnits - 1) / kGridUnits);
+  const int groups = multiprocessors / cut.blocks;
+  if (groups == 0) return cut;  // no room for one
+  cut.directions = D < groups ? D : groups;
+  const int most = groups / cut.directions;
+  const long long eights = (B + kGridColumns - 1) / kGridColumns;
+  const long long turns = (eights + most - 1) / most;
+  cut.turns = int(turns < kMostTurns ? turns : kMostTurns);
+  const long long slices = (eights + cut.turns - 1) / cut.turns;
+  cut.slices = int(slices < most ? slices : most);
+  return cut;
+}
+
+}  // namespace lf::cuda
