@@ -1,12 +1,13 @@
 // cuda.grid: all steps of a layer in one launch, W_hh of a direction in the registers and shared
-// memory of a group of blocks, which hand the states to each other (grid_forward.cuh).
+// memory of a group of blocks, who hand states and gradients to each other (grid_forward.cuh,
+// grid_backward.cuh).
 //
-// Its backward is cuda.step's. The products over all rows are left to the caller. Nothing waits for
-// the device.
+// The products over all rows are left to the caller. Nothing waits for the device.
 #define LF_ISA cuda
 #include "cell/list.h"
 #include "contract/variant.h"
 #include "cuda/lstm_fused/dev.cuh"
+#include "cuda/lstm_fused/grid_backward.cuh"
 #include "cuda/lstm_fused/grid_forward.cuh"
 #include "cuda/lstm_fused/steps.cuh"
 
@@ -22,54 +23,113 @@ bool in_y(const Dims& d, DType dtype) {
   return state_bytes(d, dtype) == d.H * int64_t(element_size(dtype));
 }
 
-struct Workspace {
-  size_t steps, exchange;  // bytes
+GridCut cut_of(Pass pass, const Dims& d, int64_t first_row) {
+  return grid_cut(d.B - first_row, grid_blocks(pass, d.H), int(d.D), dev::limits().multiprocessors);
+}
+
+// Calls launch(share, blocks) for all launches that a layer takes.
+template <class Launch>
+void for_launches(Pass pass, const Dims& d, const Launch& launch) {
+  GridShare share{};
+  GridCut cut;
+  for (; share.first_row < d.B; share.first_row += cut.slices * cut.turns * kGridColumns) {
+    cut = cut_of(pass, d, share.first_row);
+    share.turns = cut.turns;
+    for (share.first_direction = 0; share.first_direction < d.D;
+         share.first_direction += cut.directions)
+      launch(share, dim3(unsigned(cut.blocks), unsigned(cut.slices), unsigned(cut.directions)));
+  }
+}
+
+template <class Parameters>
+void launch(const Context& context, dim3 blocks, const GridPlan& plan, void (*kernel)(Parameters),
+            const Parameters& p) {
+  dev::launch_in_turn(
+      context,
+      {.blocks = blocks, .threads = kGridThreads, .shared = plan.shared, .cooperative = true},
+      kernel, p);
+}
+
+// The first part of a workspace, in bytes: where each step's rows are. Behind it lies what blocks
+// hand on.
+size_t steps_part(const Dims& d) {
+  return size_t(ceil_div(int64_t(steps_bytes(d, kGridColumns)), 64) * 64);
+}
+
+size_t workspace_bytes(const LayerForward& p) {
+  const Dims& d = p.d;
+  return steps_part(d) + (in_y(d, p.dtype) ? 0 : size_t(d.D * d.N * state_bytes(d, p.dtype)));
+}
+
+// Words of the two rings of a launch of backward.
+struct Rings {
+  int64_t dgates, dh;
 };
-Workspace workspace_of(const Dims& d, DType dtype) {
-  return {size_t(ceil_div(steps_bytes(d, kGridColumns), 16) * 16),
-          in_y(d, dtype) ? 0 : size_t(d.D * d.N * state_bytes(d, dtype))};
+Rings rings_of(const LayerBackward& p, const GridShare& share, dim3 blocks) {
+  const Product product = product_of(p.dtype, true);
+  const int bucket = grid_bucket_of(product, p.d.H, kMostShared);
+  const int width = grid_plan(product, Pass::backward, kGridBuckets[bucket]).width;
+  const int64_t hands = int64_t(blocks.y) * blocks.z * 2 * share.turns;
+  return {hands * dgates_words(width, int(element_size(p.dtype))), hands * dh_words(int(blocks.x))};
+}
+size_t workspace_bytes(const LayerBackward& p, int) {
+  int64_t words = 0;  // the first launch has the most, and the next ones use it again
+  for_launches(Pass::backward, p.d, [&](const GridShare& share, dim3 blocks) {
+    const Rings rings = rings_of(p, share, blocks);
+    words = std::max(words, rings.dgates + rings.dh);
+  });
+  return steps_part(p.d) + size_t(words) * sizeof(uint32_t);
 }
 
 template <class CellType, Product kProduct, int kBucket>
-void launch(const LayerForward& p, const Context& context) {
+void run_kernel(const LayerForward& p, const Context& context) {
   using T = typename Kind<kProduct>::Storage;
   const Dims& d = p.d;
-  const Workspace workspace = workspace_of(d, p.dtype);
   unsigned char* const place = static_cast<unsigned char*>(context.workspace);
   GridForward<T> k{};
   k.scan = parameters<T>(p, upload_steps(context, d, p.offsets, kGridColumns, place));
   const int64_t bytes = state_bytes(d, p.dtype);
   k.exchange = in_y(d, p.dtype)
                    ? Exchange{static_cast<unsigned char*>(p.y), d.D * bytes, bytes, true}
-                   : Exchange{place + workspace.steps, bytes, d.N * bytes, false};
+                   : Exchange{place + steps_part(d), bytes, d.N * bytes, false};
   dev::fill(context, k.exchange.first, kAbsentByte, size_t(d.D * d.N * bytes));
-  const size_t shared = grid_plan(kProduct, kGridBuckets[kBucket]).shared;
-  GridCut cut;
-  for (; k.first_row < d.B; k.first_row += int64_t(cut.slices) * cut.turns * kGridColumns) {
-    cut = grid_cut(d.B - k.first_row, d.H, int(d.D), dev::limits().multiprocessors);
-    k.turns = cut.turns;
-    for (k.first_direction = 0; k.first_direction < d.D; k.first_direction += cut.directions) {
-      const dim3 blocks(unsigned(cut.blocks), unsigned(cut.slices), unsigned(cut.directions));
-      dev::launch_in_turn(
-          context,
-          {.blocks = blocks, .threads = kGridThreads, .shared = shared, .cooperative = true},
-          grid_forward<CellType, kProduct, kBucket>, k);
-    }
-  }
+  for_launches(Pass::forward, d, [&](const GridShare& share, dim3 blocks) {
+    k.share = share;
+    launch(context, blocks, grid_plan(kProduct, Pass::forward, kGridBuckets[kBucket]),
+           grid_forward<CellType, kProduct, kBucket>, k);
+  });
+}
+
+template <class CellType, Product kProduct, int kBucket>
+void run_kernel(const LayerBackward& p, const Context& context) {
+  using T = typename Kind<kProduct>::Storage;
+  const Dims& d = p.d;
+  unsigned char* const place = static_cast<unsigned char*>(context.workspace);
+  GridBackward<T> k{};
+  k.scan = parameters<T>(p, upload_steps(context, d, p.offsets, kGridColumns, place));
+  k.dgates = reinterpret_cast<uint32_t*>(place + steps_part(d));
+  for_launches(Pass::backward, d, [&](const GridShare& share, dim3 blocks) {
+    const Rings rings = rings_of(p, share, blocks);
+    k.share = share;
+    k.dh = k.dgates + rings.dgates;
+    dev::fill(context, k.dgates, 0, size_t(rings.dgates + rings.dh) * sizeof(uint32_t));
+    launch(context, blocks, grid_plan(kProduct, Pass::backward, kGridBuckets[kBucket]),
+           grid_backward<CellType, kProduct, kBucket>, k);
+  });
 }
 
 // Tries the buckets from kBucket on.
-template <class CellType, Product kProduct, int kBucket>
-void run_bucket(const LayerForward& p, const Context& context, int bucket) {
+template <class CellType, Product kProduct, int kBucket, class Layer>
+void run_bucket(const Layer& p, const Context& context, int bucket) {
   if constexpr (kBucket < std::size(kGridBuckets)) {
     if constexpr (is_compiled(kProduct, kGridBuckets[kBucket]))
-      if (bucket == kBucket) return launch<CellType, kProduct, kBucket>(p, context);
+      if (bucket == kBucket) return run_kernel<CellType, kProduct, kBucket>(p, context);
     run_bucket<CellType, kProduct, kBucket + 1>(p, context, bucket);
   }
 }
 
-template <class CellType>
-void run_product(const LayerForward& p, const Context& context) {
+template <class CellType, class Layer>
+void run_product(const Layer& p, const Context& context) {
   const Product product = product_of(p.dtype, context.tf32);
   const int bucket = grid_bucket_of(product, p.d.H, kMostShared);
   switch (product) {
@@ -85,7 +145,8 @@ void run_product(const LayerForward& p, const Context& context) {
   throw std::invalid_argument("lstm_fused: cuda.grid has no product of IEEE float32");
 }
 
-void forward(const LayerForward& p, const Context& context) {
+template <class Layer>
+void run(const Layer& p, const Context& context) {
   switch (p.cell) {
 #define LF_CASE(id, CellType) \
   case Cell::id:              \
@@ -109,8 +170,8 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
   const dev::Limits limits = dev::limits();
   if (grid_bucket_of(product, d.H, limits.shared) < 0)
     return "a block's part of W_hh needs more shared memory than a block of this GPU has";
-  if (grid_cut(d.B, d.H, int(d.D), limits.multiprocessors).slices == 0)
-    return "H must be at most 16 for each multiprocessor of this GPU, all of which must hold W_hh";
+  if (grid_blocks(Pass::backward, d.H) > limits.multiprocessors)
+    return "H must be at most 128 for every 8 multiprocessors of this GPU, which must hold W_hh";
   return nullptr;
 }
 
@@ -124,18 +185,14 @@ const char* why_not_here() {
 
 namespace lf {
 
-const Variant cuda_grid{
-    "cuda.grid",
-    Device::cuda,
-    false,
-    cuda::why_not_here,
-    cuda::why_not,
-    [](const LayerForward& p) {
-      const cuda::Workspace workspace = cuda::workspace_of(p.d, p.dtype);
-      return workspace.steps + workspace.exchange;
-    },
-    [](const LayerBackward& p, int threads) { return cuda_step.backward_workspace(p, threads); },
-    cuda::forward,
-    [](const LayerBackward& p, const Context& context) { cuda_step.backward(p, context); }};
+const Variant cuda_grid{"cuda.grid",
+                        Device::cuda,
+                        false,
+                        cuda::why_not_here,
+                        cuda::why_not,
+                        cuda::workspace_bytes,
+                        cuda::workspace_bytes,
+                        cuda::run<LayerForward>,
+                        cuda::run<LayerBackward>};
 
 }  // namespace lf

@@ -37,6 +37,18 @@ struct Moved {
   cudaStream_t stream;
 } moved;
 cudaError_t answer = cudaSuccess;
+int device = 3;
+cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+size_t events = 0;    // that were made: 1, 2, ...
+std::string told;     // what launch_in_turn asks for, in this order
+std::string failing;  // of these the one that does not answer as the others
+
+// A stream is the address of its name.
+cudaError_t tell(const std::string& what, cudaStream_t stream) {
+  told += what + " on " + *reinterpret_cast<const char*>(stream) + "; ";
+  return what == failing ? cudaErrorInvalidValue : answer;
+}
+std::string number(cudaEvent_t event) { return std::to_string(reinterpret_cast<size_t>(event)); }
 
 int wrong = 0;
 void check(bool right, const char* what) {
@@ -53,7 +65,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* fu
   launched = {launched.times + 1, function, *config, {}, {}};
   launched.attributes.assign(config->attrs, config->attrs + config->numAttrs);
   std::memcpy(&launched.p, arguments[0], sizeof launched.p);
-  return answer;
+  return tell("launch", config->stream);
 }
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
   check(function == reinterpret_cast<const void*>(&kernel), "an attribute of another function");
@@ -75,15 +87,34 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_stride, const void* from, size
   moved = {"rows", to, from, to_stride, from_stride, bytes, rows, 0, kind, stream};
   return answer;
 }
-cudaError_t cudaGetDevice(int* device) {
-  *device = 3;
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = capturing;
+  return tell("state", stream);
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  check(flags == cudaEventDisableTiming, "an event with a clock");
+  if (failing == "event") return cudaErrorInvalidValue;
+  *event = reinterpret_cast<cudaEvent_t>(++events);
+  told += "event " + number(*event) + "; ";
   return answer;
 }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  check(device == 3, "an attribute of another device");
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
+  check(flags == cudaEventWaitDefault, "a wait with flags");
+  return tell("wait for " + number(event), stream);
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  return tell("record " + number(event), stream);
+}
+cudaError_t cudaGetDevice(int* current) {
+  *current = device;
+  return failing == "device" ? cudaErrorInvalidValue : answer;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int of) {
+  check(of == device, "an attribute of another device");
   *value = attribute == cudaDevAttrComputeCapabilityMajor         ? 8
            : attribute == cudaDevAttrComputeCapabilityMinor       ? 6
            : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 99 << 10
+           : attribute == cudaDevAttrMultiProcessorCount          ? 28
                                                                   : -1;
   return answer;
 }
@@ -106,7 +137,7 @@ Context context_on(void* stream) {
   context.stream = stream;
   return context;
 }
-int stream;
+char stream = 's';
 const Context context = context_on(&stream);
 const auto* const on_stream = reinterpret_cast<cudaStream_t>(&stream);
 
@@ -151,6 +182,19 @@ void launch(const dev::Grid& grid) {
         "launch: leave for a large cluster");
 }
 
+// What a launch in turn asks for on the current device.
+std::string told_in_turn(char on) {
+  told.clear();
+  launched.times = 0;
+  dev::launch_in_turn(context_on(&on), {{7, 2}, 96, 100, 1, true}, kernel, {43, &stream});
+  check(launched.times == 1 && launched.p.a == 43 && launched.p.b == &stream &&
+            launched.config.gridDim.x == 7 && launched.config.gridDim.y == 2 &&
+            launched.config.blockDim.x == 96 && launched.config.dynamicSmemBytes == 100 &&
+            attribute(cudaLaunchAttributeCooperative),
+        "launch_in_turn: the launch");
+  return told;
+}
+
 template <class Action>
 void check_throws(const char* what, Action action) {
   answer = cudaErrorInvalidValue;
@@ -161,6 +205,47 @@ void check_throws(const char* what, Action action) {
     check(std::strstr(error.what(), "its words"), what);
   }
   answer = cudaSuccess;
+}
+
+// A launch in turn of which one call fails throws, and asks for nothing more.
+void check_fails_in_turn(const char* call, const std::string& expected) {
+  failing = call;
+  try {
+    told_in_turn('a');
+    check(false, call);
+  } catch (const std::runtime_error& error) {
+    check(std::strstr(error.what(), "its words") && told == expected, call);
+  }
+  failing.clear();
+}
+
+void check_turns() {
+  check(told_in_turn('a') == "state on a; event 1; launch on a; record 1 on a; ",
+        "the first launch in turn");
+  check(told_in_turn('b') == "state on b; wait for 1 on b; launch on b; record 1 on b; ",
+        "the second launch in turn");
+  device = 5;
+  check(told_in_turn('a') == "state on a; event 2; launch on a; record 2 on a; ",
+        "a launch in turn on another device");
+  device = 3;
+  check(told_in_turn('a') == "state on a; wait for 1 on a; launch on a; record 1 on a; ",
+        "a launch in turn on the first device again");
+  for (const auto status : {cudaStreamCaptureStatusActive, cudaStreamCaptureStatusInvalidated}) {
+    capturing = status;
+    check(told_in_turn('c') == "state on c; launch on c; ", "a launch in turn that is captured");
+  }
+  capturing = cudaStreamCaptureStatusNone;
+
+  check_fails_in_turn("state", "state on a; ");
+  check_fails_in_turn("device", "state on a; ");
+  check_fails_in_turn("wait for 1", "state on a; wait for 1 on a; ");
+  check_fails_in_turn("launch", "state on a; wait for 1 on a; launch on a; ");
+  check_fails_in_turn("record 1", "state on a; wait for 1 on a; launch on a; record 1 on a; ");
+  device = 7;
+  check_fails_in_turn("event", "state on a; ");
+  check(told_in_turn('a') == "state on a; event 3; launch on a; record 3 on a; ",
+        "a launch in turn after one without an event");
+  device = 3;
 }
 
 }  // namespace
@@ -189,8 +274,11 @@ int main(int argc, char**) {
             moved.kind == cudaMemcpyDeviceToDevice && moved.stream == on_stream,
         "copy_rows");
 
+  check_turns();
+
   const dev::Limits limits = dev::limits();
-  check(limits.capability == 86 && limits.shared == 99 << 10, "limits");
+  check(limits.capability == 86 && limits.shared == 99 << 10 && limits.multiprocessors == 28,
+        "limits");
   // It asks once.
   const bool broken = argc > 1;
   if (broken) answer = cudaErrorInvalidValue;

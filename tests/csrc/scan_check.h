@@ -263,7 +263,7 @@ inline bool is_true(const char* reason, const Problem& p, DType dtype, bool tf32
   if (says("not in fp64")) return dtype == DType::f64;
   if (says("rounds the factors of products to TF32")) return dtype == DType::f32 && !tf32;
   // How many there are the variant's own tests know.
-  if (says("at most 16 for each multiprocessor")) return p.d.H > 16;
+  if (says("for every 8 multiprocessors")) return p.d.H > 128;
   if (says("bfloat16 only")) return dtype != DType::bf16;
   if (says("in float32 and float64")) return dtype == DType::bf16 || dtype == DType::f16;
   const bool of_dtype = says(dtype == DType::f32 ? "in float32" : "in 16 bits");

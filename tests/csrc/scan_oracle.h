@@ -78,8 +78,10 @@ Values perhaps(Random& random, int64_t n, double limit) {
 
 // large: rows for several blocks of the products over all rows (csrc/cpu/gradients.inl.h), inputs
 // for several chunks of panels. long_: more steps than a kernel's parameters hold numbers
-// (csrc/cuda/lstm_fused/upload.cuh), and sequences of any length.
-enum class Size { small, large, long_ };
+// (csrc/cuda/lstm_fused/upload.cuh), and sequences of any length. many: more rows than one launch
+// of cuda.grid takes on a small GPU (csrc/cuda/lstm_fused/grid_plan.h). brief: few steps, for
+// hidden sizes of which each takes long.
+enum class Size { small, large, long_, many, brief };
 
 template <class T>
 Problem make_problem(Random& random, int64_t H, Size size) {
@@ -92,6 +94,8 @@ Problem make_problem(Random& random, int64_t H, Size size) {
   d.D = random.from_to(1, 2);
   p.I = random.from_to(1, random.one_in(4) ? 40 : 9);
   switch (size == Size::long_   ? 5
+          : size == Size::many  ? 6
+          : size == Size::brief ? 7
           : size == Size::large ? random.from_to(3, 4)
                                 : random.from_to(0, 3)) {
     case 0:  // At most 64 rows, which are multiplied by weights as they are.
@@ -109,6 +113,12 @@ Problem make_problem(Random& random, int64_t H, Size size) {
       break;
     case 5:
       d.B = random.from_to(2, 3), d.T = random.from_to(501, 600);
+      break;
+    case 6:
+      d.B = random.from_to(129, 300), d.T = random.from_to(2, 4);
+      break;
+    case 7:
+      d.B = random.from_to(9, 12), d.T = random.from_to(2, 3);
       break;
     default:
       d.B = random.from_to(6, 12), d.T = random.from_to(60, 120);

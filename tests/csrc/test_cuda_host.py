@@ -13,7 +13,10 @@ from tests.simt import building
 HERE = Path(__file__).resolve().parent
 
 
-@pytest.mark.parametrize(("name", "runs"), [("plan_check", [[]]), ("dev_check", [[], ["broken"]])])
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [("plan_check", [[]]), ("grid_plan_check", [[]]), ("dev_check", [[], ["broken"]])],
+)
 def test_host(name: str, runs: list[list[str]], tmp_path: Path) -> None:
     program = tmp_path / name
     try:

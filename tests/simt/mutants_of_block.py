@@ -9,7 +9,7 @@ FORWARD, BACKWARD = "lstm_fused/block_forward.cuh", "lstm_fused/block_backward.c
 PLAN, PRODUCT, MAP = (
     f"lstm_fused/{name}" for name in ("block_plan.h", "product.cuh", "product_plan.h")
 )
-UPLOAD, VALUE = "lstm_fused/upload.cuh", "lstm_fused/value.cuh"
+UPLOAD, STEPS, VALUE = (f"lstm_fused/{name}" for name in ("upload.cuh", "steps.cuh", "value.cuh"))
 
 # Barriers and what they protect.
 MUTANTS = {
@@ -138,13 +138,13 @@ MUTANTS = {
         "sizes.offsets[sizes.T + blockIdx.x]",
     ),
     "a block's steps end a row early": Mutant(
-        DRIVER, "offsets[steps - 1] <= block", "offsets[steps - 1] <= 1 + block"
+        STEPS, "offsets[steps - 1] <= row", "offsets[steps - 1] <= 1 + row"
     ),
     "numbers lose their end": Mutant(UPLOAD, "k < p.count; k += 256", "k < p.count - 1; k += 256"),
     "numbers of the first part again": Mutant(
         UPLOAD, "numbers.values[k] = from[at + k]", "numbers.values[k] = from[k]"
     ),
-    "a number too little of workspace": Mutant(DRIVER, "(d.T + 1 + blocks_of", "(d.T + blocks_of"),
+    "a number too little of workspace": Mutant(STEPS, "(d.T + 1 + ceil_div", "(d.T + ceil_div"),
     "the input of the step before": Mutant(
         FORWARD, "    load_input(rows_next);\n    const", "    load_input(rows);\n    const"
     ),

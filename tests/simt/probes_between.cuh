@@ -70,6 +70,22 @@ __global__ void publish(Words words) {
   }
 }
 
+// The same by pairs of word and tag, in two places by turns: the tag is the turn.
+__global__ void publish_pairs(Words words) {
+  uint32_t* const mine = words.scratch + words.at(blockIdx.x, threadIdx.x);
+  const uint32_t* const theirs = words.scratch + words.at(blockIdx.x ^ 1, 31 - threadIdx.x);
+  for (uint32_t turn = 1; turn <= 4; ++turn) {
+    for (int k = 0; k < 2; ++k)
+      ptx::publish_tagged(mine + turn % 2 * 4 + 2 * k, words.input()[2 * turn - 2 + k], turn);
+    uint32_t seen[2], tags[2];
+    wait_until([&] {
+      ptx::poll_tagged(seen, tags, theirs + turn % 2 * 4);
+      return tags[0] == turn && tags[1] == turn;
+    });
+    for (int k = 0; k < 2; ++k) words.output()[2 * turn - 2 + k] = seen[k];
+  }
+}
+
 // ---- clusters
 
 // Every block reads from its neighbours' shared memory.

@@ -1,4 +1,5 @@
 // A CUDA variant in the SIMT machine beside the oracle:   simt_check simt.step SEED [ROUNDS [wide]]
+// What the variants take on GPUs of several generations:  simt_check limits
 //
 // Exits as tests/csrc/scan_check.cpp does, and with 1 and the machine's words where a kernel did
 // what it must not.
@@ -7,6 +8,11 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <bit>
+#include <utility>
+#include <vector>
+
+#include "cuda/lstm_fused/dev.cuh"
 #include "machine.h"
 #include "variants.h"
 
@@ -42,17 +48,87 @@ struct lf::oracle::Storage<Tf32> {
 
 using lf::check::Size;
 
+namespace {
+
+// A small layer in TF32, of two sequences that have all steps.
+struct SmallLayer {
+  int64_t T, D, H;
+  std::vector<float> h0, c0;             // [D, 2, H]
+  std::vector<float> y{}, h_n{}, c_n{};  // [T, 2, D, H], [D, 2, H]
+
+  // In memory that holds `byte` everywhere.
+  void run(const lf::Variant& variant, int byte) {
+    const std::vector<float> w_hh(4 * H * H, 0.1f);
+    std::vector<float> gates(D * T * 2 * 4 * H, 0.1f);
+    std::vector<int64_t> offsets;
+    for (int64_t t = 0; t <= T; ++t) offsets.push_back(2 * t);
+    for (auto* const states : {&h_n, &c_n}) states->assign(D * 2 * H, 0);
+    y.resize(T * 2 * D * H);
+    std::memset(y.data(), byte, y.size() * sizeof(float));
+    lf::LayerForward p{};
+    p.dtype = lf::DType::f32;
+    p.d = {.T = T, .B = 2, .H = H, .P = H, .D = D, .N = 2 * T};
+    p.offsets = offsets.data();
+    p.w_hh[0] = p.w_hh[1] = w_hh.data();
+    p.h0 = h0.data();
+    p.c0 = c0.data();
+    p.gates = gates.data();
+    p.y = y.data();
+    p.h_n = h_n.data();
+    p.c_n = c_n.data();
+    const Guarded<unsigned char> workspace(int64_t(variant.forward_workspace(p)), false, 64);
+    std::fill_n(workspace.data(), workspace.size(), static_cast<unsigned char>(byte));
+    lf::Context context{};
+    context.tf32 = true;
+    context.workspace = workspace.data();
+    variant.forward(p, context);
+  }
+};
+
+// What blocks of cuda.grid hand to each other lies in memory that may have held anything, and may
+// be any number, also the NaN by which they know what is not there yet.
+const char* what_is_handed_on_wrongly(const lf::Variant& variant) {
+  for (const int64_t H : {20, 21}) {  // in y itself, and beside it
+    const std::vector<float> states(2 * 2 * H, 0.3f);
+    SmallLayer whole{4, 2, H, states, states}, same = whole, with_nan = whole;
+    whole.run(variant, 0xff);
+    same.run(variant, 0);
+    if (same.y != whole.y) return "the output depends on what memory held before";
+
+    for (const int64_t row : {0, 2})  // the first of each direction
+      std::fill_n(with_nan.c0.begin() + row * H, H, std::bit_cast<float>(~0u));
+    with_nan.run(variant, 0xff);
+    for (size_t k = 0; k < whole.y.size(); ++k)
+      if (k / (2 * H) % 2 == 0 ? !std::isnan(with_nan.y[k]) : with_nan.y[k] != whole.y[k])
+        return "a state that is NaN is lost, or reaches another row";
+
+    whole.D = 1;
+    whole.run(variant, 0xff);
+    SmallLayer first{2, 1, H, states, states};
+    first.run(variant, 0xff);
+    SmallLayer second{2, 1, H, first.h_n, first.c_n};
+    second.run(variant, 0xff);
+    if (!std::equal(second.y.rbegin(), second.y.rend(), whole.y.rbegin()))
+      return "a state that is handed on is not rounded as a given one is";
+  }
+  return nullptr;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
+  if (argc == 2 && !std::strcmp(argv[1], "limits")) {
+    const bool block = simt::block_knows_its_limits();
+    if (!block) std::puts("simt.block takes what a GPU cannot hold, or refuses what it can");
+    if (block) std::puts("ok");
+    return block ? 0 : 1;
+  }
   const lf::Variant variants[] = {simt::block(), simt::grid(), simt::step()};
   const lf::Variant* variant = nullptr;
   for (const lf::Variant& row : variants)
     if (argc >= 3 && !std::strcmp(row.name, argv[1])) variant = &row;
   if (!variant) {
     std::puts("usage: simt_check <name of a variant, such as simt.step> <seed> [rounds [wide]]");
-    return 1;
-  }
-  if (!simt::block_knows_its_limits()) {
-    std::puts("simt.block takes what a GPU cannot hold, or refuses what it can");
     return 1;
   }
   simt::seed = std::strtoull(argv[2], nullptr, 10);
@@ -72,6 +148,12 @@ int main(int argc, char** argv) {
     worst[kind] = std::max(worst[kind], *error);
     ++problems;
   };
+  // On a GPU that has so many multiprocessors.
+  const auto check_on = [&]<class T>(int multiprocessors, int kind, int64_t H, Size size) {
+    const int before = std::exchange(lf::dev::limits_here.multiprocessors, multiprocessors);
+    check.operator()<T>(kind, H, size);
+    lf::dev::limits_here.multiprocessors = before;
+  };
   const auto check_all = [&](int64_t H) {
     check.operator()<float>(0, H);
     check.operator()<double>(1, H);
@@ -80,11 +162,29 @@ int main(int argc, char** argv) {
     check.operator()<Tf32>(4, H);
   };
   try {
+    if (const char* const words = what_is_handed_on_wrongly(*variant)) {
+      std::printf("%s: %s\n", variant->name, words);
+      return 1;
+    }
+    if (!std::strcmp(variant->name, "simt.grid")) {
+      // Terms of all warps, the second bucket, and launches for one direction or a part of the
+      // rows.
+      check.operator()<Tf32>(4, 126, Size::brief);
+      check_on.operator()<Tf32>(20, 4, 130, Size::brief);
+      check_on.operator()<__nv_bfloat16>(1, 2, 5, Size::many);
+      check_on.operator()<Tf32>(2, 4, 16, Size::many);
+      check_on.operator()<__half>(3, 3, 17, Size::many);
+    }
     for (int round = 0; round < rounds; ++round)
       for (const int64_t H : {1, 3, 4, 7, 8, 16, 17, 24, 33, 64}) check_all(H);
     check.operator()<__nv_bfloat16>(2, 1, Size::long_);
-    if (wide)
+    if (wide) {
       for (const int64_t H : {65, 96, 100, 128, 129, 160, 190, 192}) check_all(H);
+      // Wider buckets of cuda.grid; registers do not hold W_hh of the last.
+      check_on.operator()<__nv_bfloat16>(132, 2, 257, Size::brief);
+      check_on.operator()<Tf32>(132, 4, 258, Size::brief);
+      check_on.operator()<__half>(80, 3, 1025, Size::brief);
+    }
   } catch (const simt::Error& error) {
     std::printf("%s\n", error.what());
     return 1;

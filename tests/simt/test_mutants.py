@@ -1,4 +1,4 @@
-"""Every planted bug of mutants_of_block.py and mutants_of_step.py is noticed."""
+"""Every planted bug of mutants_of_*.py is noticed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.simt import mutants_of_block, mutants_of_step
+from tests.simt import (
+    mutants_of_block,
+    mutants_of_grid,
+    mutants_of_grid_backward,
+    mutants_of_step,
+)
 from tests.simt.mutation import Planter
 
 pytestmark = pytest.mark.simt
 
-MUTANTS = {"block": mutants_of_block.MUTANTS, "step": mutants_of_step.MUTANTS}
+MUTANTS = {
+    "block": mutants_of_block.MUTANTS,
+    "grid": mutants_of_grid.MUTANTS | mutants_of_grid_backward.MUTANTS,
+    "step": mutants_of_step.MUTANTS,
+}
 CASES = [(kind, name) for kind, mutants in MUTANTS.items() for name in mutants]
-MODES = [("block", "address"), ("block", "thread"), ("step", "address")]
+MODES = [
+    ("block", "address"),
+    ("block", "thread"),
+    ("grid", "address"),
+    ("grid", "thread"),
+    ("step", "address"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,4 +52,4 @@ def test_mutants(kind: str, name: str, planters: dict[str, Planter], tmp_path: P
 def test_the_control_is_clean(
     kind: str, mode: str, planters: dict[str, Planter], tmp_path: Path
 ) -> None:
-    assert planters[kind].complaint(mode, tmp_path / "control") is None
+    assert planters[kind].said_of_control(mode, tmp_path) is None

@@ -1,4 +1,5 @@
-"""What cuda.block multiplies and sums in: torch's precision of float32, and float for 16 bits."""
+"""What cuda.block and cuda.grid multiply and sum in: torch's precision of float32, and float for
+16 bits."""
 
 from __future__ import annotations
 
@@ -16,14 +17,26 @@ from tests.simt import building
 
 pytestmark = pytest.mark.simt
 
+REFUSED = "in float32 it rounds the factors of products to TF32"
+
 
 @pytest.fixture(scope="module", autouse=True)
-def _simt_block(
-    tmp_path_factory: pytest.TempPathFactory, compiled: Callable[..., Path]
-) -> Iterator[None]:
+def _plugin(tmp_path_factory: pytest.TempPathFactory, compiled: Callable[..., Path]) -> None:
     if "simt.block" not in dispatch.KERNELS:
         library = tmp_path_factory.mktemp("plugin") / "simt.so"
         dispatch.add_kernels(compiled(building.PLUGIN, library, "plain"))
+
+
+@pytest.fixture(params=["simt.block", "simt.grid"])
+def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The variant that runs."""
+    with lstm_fused.variant(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def _block() -> Iterator[None]:
+    """simt.block, for what simt.grid refuses: products of IEEE float32."""
     with lstm_fused.variant("simt.block"):
         yield
 
@@ -32,8 +45,9 @@ def precision(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", name)
 
 
-def test_tf32_where_torch_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tf32_where_torch_allows_it(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and backward: ieee is nearer to float64 than tf32, which is nearer than bfloat16."""
+    has_ieee = kernel == "simt.block"
     module = lstm_fused.LSTM(5, 33, bidirectional=True)
     x = torch.randn(6, 9, 5)
 
@@ -51,17 +65,40 @@ def test_tf32_where_torch_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ieee, tf32, bf16 = (
         [float((a - b).abs().max()) for a, b in zip(found, ref, strict=True)]
         for found in (
-            run(torch.float32, "simt.block"),
-            run(torch.float32, "simt.block", "tf32"),
-            run(torch.bfloat16, "simt.block"),
+            run(torch.float32, kernel if has_ieee else "simt.step"),
+            run(torch.float32, kernel, "tf32"),
+            run(torch.bfloat16, kernel),
         )
     )
     for best, middle, worst in zip(ieee, tf32, bf16, strict=True):
         assert 4 * best < middle < worst
-    plain = run(torch.float32, "simt.block", "none")
-    assert all(map(torch.equal, plain, run(torch.float32, "simt.block")))
+    if has_ieee:
+        plain = run(torch.float32, kernel, "none")
+        assert all(map(torch.equal, plain, run(torch.float32, kernel)))
 
 
+@pytest.mark.parametrize("name", ["ieee", "none"])
+def test_grid_is_refused_where_torch_does_not_allow_tf32(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = lstm_fused.LSTM(3, 16)
+    x = torch.randn(4, 2, 3)
+    precision(monkeypatch, name)
+
+    def output(x: Tensor) -> Tensor:
+        return module(x)[0]
+
+    with lstm_fused.variant("simt.grid"):
+        with pytest.raises(dispatch.Refused, match=REFUSED):
+            module(x)
+        with pytest.raises(dispatch.Refused, match=REFUSED):
+            torch.func.vjp(output, x)
+        precision(monkeypatch, "tf32")
+        assert module(x)[0].shape == (4, 2, 16)
+        assert module.bfloat16()(x.bfloat16())[0].dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("_block")
 def test_every_binding_hands_the_precision_on(monkeypatch: pytest.MonkeyPatch) -> None:
     module = lstm_fused.LSTM(3, 16)
     x = torch.randn(4, 2, 3)
@@ -83,6 +120,7 @@ def test_every_binding_hands_the_precision_on(monkeypatch: pytest.MonkeyPatch) -
     assert not torch.equal(found["gradient in ieee"], found["gradient in tf32"])
 
 
+@pytest.mark.usefixtures("_block")
 def test_backward_has_the_precision_of_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     module = lstm_fused.LSTM(3, 16, bias=False)
     w_ih, w_hh = (p.detach() for p in module.parameters())
@@ -108,10 +146,10 @@ def test_backward_has_the_precision_of_forward(monkeypatch: pytest.MonkeyPatch) 
         assert torch.equal(found, dx(code + ops.TF32))
 
 
-def one_step(dtype: torch.dtype, h0: Tensor, weight_hh: Tensor, tf32: bool) -> Tensor:
+def one_step(kernel: str, dtype: torch.dtype, h0: Tensor, weight_hh: Tensor, tf32: bool) -> Tensor:
     """c in float32 [H] after one step from c0 = 0, of which nothing but h0 decides."""
     H = h0.numel()
-    code = dispatch.KERNELS.index("simt.block") + (ops.TF32 if tf32 else 0)
+    code = dispatch.KERNELS.index(kernel) + (ops.TF32 if tf32 else 0)
     x, weight_ih = torch.zeros(1, 1, 1, dtype=dtype), torch.zeros(4 * H, 1, dtype=dtype)
     given = [x, h0.view(1, 1, H).to(dtype), None, weight_ih, weight_hh.to(dtype)]
     given += [None] * 9
@@ -119,22 +157,26 @@ def one_step(dtype: torch.dtype, h0: Tensor, weight_hh: Tensor, tf32: bool) -> T
 
 
 @pytest.mark.parametrize("rounded", ["h0", "weight_hh"])
-def test_tf32_rounds_to_the_nearest(rounded: str) -> None:
+def test_tf32_rounds_to_the_nearest(rounded: str, kernel: str) -> None:
     """Cut off instead, 1 + 2^-11 + 2^-12 would be 1, and errors would add up over the steps."""
     between, near = 1 + 2.0**-11 + 2.0**-12, 1 + 2.0**-10
     h0 = torch.tensor([between if rounded == "h0" else 0.5])
     weight_hh = torch.tensor([0.0, 0.0, between if rounded == "weight_hh" else 0.5, 0.0])
     for tf32, factor in ((True, near), (False, between)):
-        found = one_step(torch.float32, h0, weight_hh.view(4, 1), tf32)
+        if not tf32 and kernel == "simt.grid":  # which has no such product
+            with pytest.raises(RuntimeError, match=REFUSED):
+                one_step(kernel, torch.float32, h0, weight_hh.view(4, 1), tf32)
+            continue
+        found = one_step(kernel, torch.float32, h0, weight_hh.view(4, 1), tf32)
         ref = 0.5 * torch.tensor([0.5 * factor], dtype=torch.float64).tanh()
         assert_no_worse("c", found, ref.float(), ref)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_sums_and_states_of_16_bits_are_float(dtype: torch.dtype) -> None:
+def test_sums_and_states_of_16_bits_are_float(dtype: torch.dtype, kernel: str) -> None:
     H = 40
     h0, weight_hh = torch.randn(H).to(dtype), torch.randn(4 * H, H).div(H**0.5).to(dtype)
-    found = one_step(dtype, h0, weight_hh, tf32=False)
+    found = one_step(kernel, dtype, h0, weight_hh, tf32=False)
 
     def by_torch(dtype: torch.dtype) -> Tensor:
         i, _, g, _ = (weight_hh.to(dtype) @ h0.to(dtype)).view(4, H)

@@ -5,8 +5,6 @@
 
 namespace lf::cuda {
 
-enum class Pass { forward, backward };
-
 // A hidden size that kernels are compiled for, and how many fragments of a tile registers hold,
 // forward and backward: the most without a spill on any of the architectures that we compile for
 // (a warning of ptxas is an error in CI). 0: W_hh does not fit into a block.

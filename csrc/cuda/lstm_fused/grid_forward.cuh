@@ -5,8 +5,11 @@
 //   shared      h of 8 rows as factors; the sums of all warps; c of the cells that the block owns;
 //               the fragments that registers do not hold
 //   L2          h, from block to block
-//   waits       for the words of h that the other blocks of the group hand on (grid.cuh); two
-//               __syncthreads for 8 rows: h is there, and the sums are
+//   waits       for the words of h that the other blocks of the group hand on; two __syncthreads
+//               for 8 rows: h is there, and the sums are
+//
+// The memory that h is handed on in is filled with kAbsent before the launch, and every step has
+// words of its own: who finds a word that is not kAbsent has the states, and nothing is ever reset.
 //
 // Why one copy of h is enough: a step's last read of it comes before the barrier behind the sums,
 // the next write after. And of the sums: they are read before the barrier behind the next h.
@@ -25,142 +28,173 @@
 
 namespace lf::cuda {
 
+// One NaN, or two of 16 bits. A state that is this very NaN is handed on as another one.
+constexpr uint32_t kAbsent = 0xffffffff, kOtherNan = 0x7fff7fff;
+constexpr int kAbsentByte = 0xff;
+
+// Where states are handed on: a place for every row of every direction, a multiple of 16 bytes.
+struct Exchange {
+  unsigned char* first;
+  int64_t row, direction;  // bytes from one to the next
+  bool is_y;               // it is the output itself
+};
+
 template <class T>
 struct GridForward {
   ScanForward<T> scan;
+  GridShare share;
   Exchange exchange;
-  int64_t first_row;    // of the batch, of this launch
-  int first_direction;  // of this launch
-  int turns;            // groups of 8 rows that a slice has
 };
 
-// Grid: blocks of a group, slices, directions.
+// The states of the first `rows` of 8 rows, from `from` on, into `to` as factors.
+template <class Self>
+struct States {
+  const unsigned char* from;
+  int64_t stride;
+  int bytes;  // of a state
+  int rows;
+  unsigned char* to;
+
+  __device__ __forceinline__ bool wanted(int piece) const {
+    return Self::row_of(piece) < rows && Self::byte_of(piece) < bytes;
+  }
+  __device__ __forceinline__ void poll(int piece, uint32_t (&words)[4]) const {
+    const unsigned char* const at = from + Self::row_of(piece) * stride + Self::byte_of(piece);
+    ptx::poll_words(words, reinterpret_cast<const uint32_t*>(at));
+  }
+  __device__ __forceinline__ bool is_there(int, const uint32_t (&words)[4]) const {
+    return words[0] != kAbsent && words[1] != kAbsent && words[2] != kAbsent && words[3] != kAbsent;
+  }
+  __device__ __forceinline__ void take(int piece, const uint32_t (&words)[4]) const {
+    unsigned char* const at = to + Self::row_of(piece) * Self::kPlan.pitch + Self::byte_of(piece);
+    *reinterpret_cast<uint4*>(at) = {Self::factors(words[0]), Self::factors(words[1]),
+                                     Self::factors(words[2]), Self::factors(words[3])};
+  }
+};
+
+// What a warp has of the block's sums, for the threads that own the cells: [warp][place] of the
+// four gates.
+template <Product kProduct>
+__device__ __forceinline__ void share_sums(const Sums<kProduct>& sums, int warp, int lane,
+                                           float4* all) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int own = 0; own < kOwn<kProduct>; ++own) {
+      const int place = grid_place(lane / 4 + half * 8, lane % 4 * kOwn<kProduct> + own);
+      all[warp * kGridCells + place] = {sums[2 * half][0][own], sums[2 * half][1][own],
+                                        sums[2 * half + 1][0][own], sums[2 * half + 1][1][own]};
+    }
+}
+
 template <class Cell, Product kProduct, int kBucket>
 __global__ void __launch_bounds__(kGridThreads, 1)
     grid_forward(const __grid_constant__ GridForward<typename Kind<kProduct>::Storage> p) {
-  using Self = Group<kProduct, kBucket>;
+  using Self = Group<kProduct, Pass::forward, kBucket>;
   using T = typename Self::T;
   using Factor = typename Self::Factor;
   constexpr GridPlan kPlan = Self::kPlan;
   const ScanForward<T>& scan = p.scan;
-  const int H = scan.sizes.H, D = scan.sizes.D;
-  const int direction = p.first_direction + int(blockIdx.z);
-  // The slice's rows of the batch begin here.
-  const int64_t batch_row = p.first_row + int64_t(blockIdx.y) * p.turns * kGridColumns;
-  const int64_t steps = scan.sizes.offsets
-                            ? scan.sizes.offsets[scan.sizes.T + 1 + batch_row / kGridColumns]
-                            : scan.sizes.T;
+  const Slice slice(scan.sizes, p.share);
+  const int H = scan.sizes.H, D = scan.sizes.D, turns = p.share.turns;
+  const int first_term = Self::warp() * (kPlan.width / kGridWarps);
 
   ptx::Shared shared;
-  unsigned char* const h = shared.take<unsigned char>(int(kPlan.h));
+  unsigned char* const h = shared.take<unsigned char>(int(kPlan.buffer));
   float4* const sums_of_all = shared.take<float4>(kGridWarps * kGridCells);
   float* const c_of_all = shared.take<float>(kMostTurns * kGridCells);
   typename Self::Matrix w_hh;
   w_hh.load(shared, [&](int tile, int row, int k) {
     const int gate = tile % 2 * 2 + row / 8;
-    const int unit = Self::first_unit() + tile / 2 * 8 + row % 8;
-    const int term = Self::first_term() + k;
-    return unit < H && term < H ? scan.w_hh[direction][(gate * H + unit) * H + term] : T(0.f);
+    const int unit = int(blockIdx.x) * kGridUnits + tile / 2 * 8 + row % 8;
+    const int term = first_term + k;
+    return unit < H && term < H ? scan.w_hh[slice.direction][(gate * H + unit) * H + term] : T(0.f);
   });
 
-  // The thread's cell, the same place in every group of 8 rows. The second half of the threads has
-  // none.
-  const bool owns = threadIdx.x < kGridCells;
-  const int unit = Self::first_unit() + grid_unit(int(threadIdx.x));
-  const int column = grid_column(int(threadIdx.x));
-  const auto state_of = [&](int turn) {
-    return (direction * scan.sizes.B + batch_row + turn * kGridColumns + column) * H + unit;
-  };
-  for (int turn = 0; owns && turn < p.turns; ++turn) {
-    const bool exists =
-        unit < H && batch_row + turn * kGridColumns + column < scan.sizes.B && scan.c0;
-    c_of_all[turn * kGridCells + int(threadIdx.x)] = exists ? scan.c0[state_of(turn)] : 0.f;
-  }
+  for (int turn = 0; Slice::owns_cells() && turn < turns; ++turn)
+    c_of_all[Slice::place(turn)] = slice.exists(turn) && scan.c0 ? scan.c0[slice.state(turn)] : 0.f;
   // Factors past H stay zero: they meet weights of zero, and a NaN would come through.
-  for (int k = int(threadIdx.x); k < int(kPlan.h / 16); k += kGridThreads)
+  for (int k = int(threadIdx.x); k < int(kPlan.buffer / 16); k += kGridThreads)
     reinterpret_cast<uint4*>(h)[k] = {0, 0, 0, 0};
   __syncthreads();
 
-  // In the order of the direction; none before the first and after the last.
-  const auto step_at = [&](int64_t n) -> Step {
-    if (n < 0 || n >= steps) return {0, 0};
-    const int64_t t = direction == 1 ? steps - 1 - n : n;
-    if (!scan.sizes.offsets) return {t * scan.sizes.B, scan.sizes.B};
-    return {scan.sizes.offsets[t], scan.sizes.offsets[t + 1] - scan.sizes.offsets[t]};
-  };
-  const auto rows_of = [&](const Step& step, int turn) -> StepRows {
-    const int64_t before = batch_row + turn * kGridColumns, left = step.count - before;
-    return {step.first + before, left < 0 ? 0 : left < kGridColumns ? int(left) : kGridColumns};
-  };
-  const auto active = [&](const StepRows& rows) { return unit < H && column < rows.count; };
-  const auto gates_of = [&](const StepRows& rows) {
-    return scan.gates + (direction * scan.sizes.N + rows.first + column) * 4 * H + unit;
-  };
   const auto states_at = [&](const StepRows& rows) {
-    return p.exchange.first + rows.first * p.exchange.row + direction * p.exchange.direction;
+    return p.exchange.first + rows.first * p.exchange.row + slice.direction * p.exchange.direction;
   };
   T x[4] = {T(0.f), T(0.f), T(0.f), T(0.f)};
   const auto load_input = [&](const StepRows& rows) {
-    if (!owns || !active(rows)) return;
-    const T* const from = gates_of(rows);
+    if (!slice.active(rows)) return;
+    const T* const from = scan.gates + slice.row(rows) * 4 * H + slice.unit;
 #pragma unroll
     for (int g = 0; g < 4; ++g) x[g] = from[g * H];
   };
 
   const int bytes = int(p.exchange.is_y ? H * sizeof(T) : p.exchange.row);  // of a state
-  Step before = step_at(-1), now = step_at(0), next = step_at(1);
-  load_input(rows_of(now, 0));
-  for (int64_t n = 0; n < steps; ++n) {
-    const Step later = step_at(n + 2);
-    for (int turn = 0; turn < p.turns; ++turn) {
-      const StepRows rows = rows_of(now, turn), rows_before = rows_of(before, turn);
+  Step before = slice.step(-1), now = slice.step(0), next = slice.step(1);
+  load_input(slice.rows(now, 0));
+  for (int n = 0; n < slice.steps; ++n) {
+    const Step later = slice.step(n + 2);
+    for (int turn = 0; turn < turns; ++turn) {
+      const StepRows rows = slice.rows(now, turn), rows_before = slice.rows(before, turn);
       if (rows.count == 0) break;  // and none in the turns after it
       Value gate[4];
 #pragma unroll
       for (int g = 0; g < 4; ++g) gate[g] = widen(x[g]);
-      const StepRows rows_after = turn + 1 < p.turns ? rows_of(now, turn + 1) : StepRows{0, 0};
-      load_input(rows_after.count > 0 ? rows_after : rows_of(next, 0));
+      const StepRows rows_after = turn + 1 < turns ? slice.rows(now, turn + 1) : StepRows{0, 0};
+      load_input(rows_after.count > 0 ? rows_after : slice.rows(next, 0));
 
       // Rows that go on, and behind them rows that begin.
       const int going_on = rows_before.count < rows.count ? rows_before.count : rows.count;
       for (int row = going_on; row < rows.count; ++row) {
         const int64_t state =
-            (direction * scan.sizes.B + batch_row + turn * kGridColumns + row) * H;
+            slice.direction * scan.sizes.B + slice.first_row + turn * kGridColumns + row;
         for (int k = int(threadIdx.x); k < H; k += kGridThreads)
           reinterpret_cast<Factor*>(h + row * kPlan.pitch)[k] =
-              Kind<kProduct>::factor(scan.h0 ? scan.h0[state + k] : T(0.f));
+              Kind<kProduct>::factor(scan.h0 ? scan.h0[state * H + k] : T(0.f));
       }
-      if (going_on) Self::receive(states_at(rows_before), p.exchange.row, bytes, going_on, h);
+      receive<Self::kPieces>(
+          States<Self>{states_at(rows_before), p.exchange.row, bytes, going_on, h});
       __syncthreads();
 
       Sums<kProduct> sums = {};
-      w_hh.template multiply_add<kPlan.pitch, 0>(h + Self::first_term() * int(sizeof(Factor)),
-                                                 sums);
-      Self::share(sums, sums_of_all);
+      w_hh.template multiply_add<kPlan.pitch, 0>(h + first_term * int(sizeof(Factor)), sums);
+      share_sums<kProduct>(sums, Self::warp(), Self::lane(), sums_of_all);
       __syncthreads();
 
-      if (!owns) continue;
-      Self::add_up(sums_of_all, gate);
+      if (!Slice::owns_cells()) continue;
+#pragma unroll
+      for (int w = 0; w < kGridWarps; ++w) {  // always in this order
+        const float4 part = sums_of_all[w * kGridCells + int(threadIdx.x)];
+        gate[0] = gate[0] + part.x;
+        gate[1] = gate[1] + part.y;
+        gate[2] = gate[2] + part.z;
+        gate[3] = gate[3] + part.w;
+      }
+      const bool active = slice.active(rows);
+      Value c = c_of_all[Slice::place(turn)];
       T out(0.f);
-      if (active(rows)) {
-        float& c = c_of_all[turn * kGridCells + int(threadIdx.x)];
-        Value c_wide = c, h_wide;
-        Cell::forward(gate, c_wide, h_wide);
-        c = c_wide.x;
+      if (active) {
+        Value h_wide;
+        Cell::forward(gate, c, h_wide);
         narrow(h_wide.x, out);
       }
-      Self::hand_on(states_at(rows) + column * p.exchange.row, unit,
-                    column < rows.count && unit * int(sizeof(T)) < bytes, out);
-      if (!active(rows)) continue;
-      const float c = c_of_all[turn * kGridCells + int(threadIdx.x)];
-      if (!p.exchange.is_y) scan.y[((rows.first + column) * D + direction) * H + unit] = out;
-      if (batch_row + turn * kGridColumns + column >= next.count) {  // its last step
-        scan.h_n[state_of(turn)] = out;
-        scan.c_n[state_of(turn)] = c;
+      const uint32_t word = Self::word_of(out);
+      unsigned char* const row = states_at(rows) + slice.column * p.exchange.row;
+      const int byte = slice.unit * int(sizeof(T));
+      if (slice.column < rows.count && byte < bytes && Self::hands_on(slice.unit))
+        ptx::publish_word(reinterpret_cast<uint32_t*>(row + byte),
+                          word == kAbsent ? kOtherNan : word);
+      if (!active) continue;
+      c_of_all[Slice::place(turn)] = c.x;
+      if (!p.exchange.is_y)
+        scan.y[((rows.first + slice.column) * D + slice.direction) * H + slice.unit] = out;
+      if (slice.batch_row(turn) >= next.count) {  // its last step
+        scan.h_n[slice.state(turn)] = out;
+        scan.c_n[slice.state(turn)] = c.x;
       }
       if (!scan.c) continue;
-      scan.c[(direction * scan.sizes.N + rows.first + column) * H + unit] = c;
-      T* const kept = gates_of(rows);
+      scan.c[slice.row(rows) * H + slice.unit] = c.x;
+      T* const kept = scan.gates + slice.row(rows) * 4 * H + slice.unit;
 #pragma unroll
       for (int g = 0; g < 4; ++g) {
         if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = fold(gate[g].x);

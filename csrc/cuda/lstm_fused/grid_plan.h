@@ -20,49 +20,68 @@ constexpr int kGridCells = kGridUnits * kGridColumns;
 constexpr int kMostTurns = 16;
 
 // Widths of W_hh that kernels are compiled for, in pairs of fragments a tile and warp (a pair of
-// eight warps: 256 factors in 16 bits, 128 in TF32), and how many fragments registers hold: the
-// most without a spill on any of the architectures. 0: there is no kernel.
+// eight warps: 256 factors in 16 bits, 128 in TF32), and how many fragments registers hold, forward
+// and backward: the most without a spill on any of the architectures.
 struct GridBucket {
   int pairs;
-  int half, tf32;
+  int half[2], tf32[2];
 };
-constexpr GridBucket kGridBuckets[] = {{1, 2, 2},  {2, 4, 4},  {3, 6, 6}, {4, 8, 8},
-                                       {6, 9, 10}, {8, 9, 10}, {9, 9, 9}};
+constexpr GridBucket kGridBuckets[] = {
+    {1, {2, 2}, {2, 2}},   {2, {4, 4}, {4, 4}},  {3, {6, 6}, {6, 6}},   {4, {8, 8}, {8, 8}},
+    {6, {10, 8}, {10, 8}}, {8, {10, 8}, {9, 8}}, {9, {10, 8}, {10, 8}},
+};
+
+// Forward, a block holds its units' rows of W_hh, and a warp an eighth of their terms. Backward,
+// W_hh is cut in both directions: a block holds what an eighth of the gates, four times width / 8
+// of them, sends to 128 units, and a warp all terms of 16 of these.
+constexpr int kGridParts = 8;
+constexpr int kGridOutputs = kGridParts * kGridUnits;
 
 struct GridPlan {
-  int width;      // factors of a row of W_hh
+  int width;      // H rounded up
   int slices;     // fragments of a tile and warp
   int held;       // of them in registers
-  int pitch;      // from one row of h to the next, bytes
-  size_t h;       // bytes: the rows of h that a step multiplies
-  size_t shared;  // bytes of shared memory: h, the sums of all warps, c, fragments not held
+  int pitch;      // from one row of factors to the next, bytes
+  size_t buffer;  // bytes: the factors of 8 rows
+  size_t shared;  // bytes of shared memory, as the kernels take it
 };
 
-constexpr GridPlan grid_plan(Product product, const GridBucket& bucket) {
+constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucket) {
   GridPlan plan{};
   plan.slices = 2 * bucket.pairs;
-  plan.held = product == Product::tf32 ? bucket.tf32 : bucket.half;
+  plan.held = (product == Product::tf32 ? bucket.tf32 : bucket.half)[int(pass)];
   plan.width = kGridWarps * plan.slices * kFragmentBytes / factor_size(product);
-  plan.pitch = pitch(product, plan.width);
-  plan.h = size_t(kGridColumns) * plan.pitch;
-  plan.shared = plan.h + size_t(kGridWarps * 4 + kMostTurns) * kGridCells * sizeof(float) +
+  plan.pitch = pitch(product, pass == Pass::forward ? plan.width : plan.width / kGridParts * 4);
+  plan.buffer = size_t(kGridColumns) * plan.pitch;
+  // Forward the sums of all warps and c; backward a second buffer, and dc and dh.
+  const size_t of_cells = pass == Pass::forward ? kGridWarps * 4 + kMostTurns : 2 * kMostTurns;
+  plan.shared = (pass == Pass::forward ? 1 : 2) * plan.buffer +
+                of_cells * kGridCells * sizeof(float) +
                 rest_bytes(plan.slices, plan.held, kGridThreads);
   return plan;
 }
 
 constexpr bool is_compiled(Product product, const GridBucket& bucket) {
-  return product != Product::ieee && grid_plan(product, bucket).held > 0;
+  return product != Product::ieee && grid_plan(product, Pass::forward, bucket).held > 0;
 }
 
-// The place in kGridBuckets of the smallest that holds H with at most `shared` bytes a block, or
-// -1.
+// The place in kGridBuckets of the smallest that holds H with at most `shared` bytes a block in
+// either pass, or -1.
 constexpr int grid_bucket_of(Product product, long long H, size_t shared) {
   for (int k = 0; k < int(std::size(kGridBuckets)); ++k) {
-    const GridPlan plan = grid_plan(product, kGridBuckets[k]);
-    if (H > plan.width) continue;
-    return is_compiled(product, kGridBuckets[k]) && plan.shared <= shared ? k : -1;
+    const GridBucket& bucket = kGridBuckets[k];
+    if (H > grid_plan(product, Pass::forward, bucket).width) continue;
+    const size_t needed = std::max(grid_plan(product, Pass::forward, bucket).shared,
+                                   grid_plan(product, Pass::backward, bucket).shared);
+    return is_compiled(product, bucket) && needed <= shared ? k : -1;
   }
   return -1;
+}
+
+// Blocks of a group.
+constexpr int grid_blocks(Pass pass, long long H) {
+  return pass == Pass::forward ? int((H + kGridUnits - 1) / kGridUnits)
+                               : int((H + kGridOutputs - 1) / kGridOutputs * kGridParts);
 }
 
 // A sum of a block, and so a cell, has a place among its kGridCells. By this one the float4 that a
@@ -81,9 +100,9 @@ struct GridCut {
   int slices;
   int turns;
 };
-constexpr GridCut grid_cut(long long B, long long H, int D, int multiprocessors) {
+constexpr GridCut grid_cut(long long B, int blocks, int D, int multiprocessors) {
   GridCut cut{};
-  cut.blocks = int((H + kGridUnits - 1) / kGridUnits);
+  cut.blocks = blocks;
   const int groups = multiprocessors / cut.blocks;
   if (groups == 0) return cut;  // no room for one
   cut.directions = D < groups ? D : groups;

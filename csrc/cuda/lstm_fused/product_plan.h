@@ -17,6 +17,7 @@
 namespace lf::cuda {
 
 enum class Product { bf16, f16, tf32, ieee };
+enum class Pass { forward, backward };
 
 constexpr Product product_of(DType dtype, bool tf32) {
   return dtype == DType::bf16  ? Product::bf16

@@ -145,6 +145,24 @@ __device__ __forceinline__ void poll_words(uint32_t (&words)[4], const uint32_t*
                : "memory");
 }
 
+// The same with a tag beside each word, for memory that is used again: a pair of word and tag is
+// whole.
+__device__ __forceinline__ void publish_tagged(uint32_t* to, uint32_t word, uint32_t tag) {
+  const uint64_t both = uint64_t(tag) << 32 | word;
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(both) : "memory");
+}
+// Two such pairs, 16 aligned bytes; they need not be of one moment.
+__device__ __forceinline__ void poll_tagged(uint32_t (&words)[2], uint32_t (&tags)[2],
+                                            const uint32_t* from) {
+  uint64_t both[2];
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+               : "=l"(both[0]), "=l"(both[1])
+               : "l"(from)
+               : "memory");
+#pragma unroll
+  for (int k = 0; k < 2; ++k) words[k] = uint32_t(both[k]), tags[k] = uint32_t(both[k] >> 32);
+}
+
 // ---- clocks, which never go back: of the SM in its cycles, of the device in nanoseconds
 
 __device__ __forceinline__ uint64_t cycles() {

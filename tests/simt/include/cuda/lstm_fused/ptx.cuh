@@ -172,6 +172,24 @@ inline void poll_words(uint32_t (&words)[4], const uint32_t* from, Where where =
     if (!(seen >> k & 1)) words[k] = __atomic_load_n(from + k, __ATOMIC_RELAXED);
 }
 
+inline void publish_tagged(uint32_t* to, uint32_t word, uint32_t tag,
+                           Where where = Where::current()) {
+  check_aligned(to, 8, "st.relaxed.u64", where);
+  simt::yield(where);
+  __atomic_store_n(reinterpret_cast<uint64_t*>(to), uint64_t(tag) << 32 | word, __ATOMIC_RELAXED);
+}
+inline void poll_tagged(uint32_t (&words)[2], uint32_t (&tags)[2], const uint32_t* from,
+                        Where where = Where::current()) {
+  check_aligned(from, 16, "ld.relaxed.v2.u64", where);
+  const uint64_t* const pairs = reinterpret_cast<const uint64_t*>(from);
+  const int first = simt::coin();  // is of an earlier moment than the other
+  uint64_t both[2];
+  both[first] = __atomic_load_n(pairs + first, __ATOMIC_RELAXED);
+  simt::spin(where);
+  both[1 - first] = __atomic_load_n(pairs + 1 - first, __ATOMIC_RELAXED);
+  for (int k = 0; k < 2; ++k) words[k] = uint32_t(both[k]), tags[k] = uint32_t(both[k] >> 32);
+}
+
 // ---- clocks ------------------------------------------------------------------------------------
 
 // Time here is how often somebody asked for it.

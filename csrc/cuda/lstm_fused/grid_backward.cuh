@@ -1,0 +1,273 @@
+// cuda.grid, backward: the gradients of the gates, from the last step to the first, in a group of
+// blocks that hold W_hh between them.
+//
+// W_hh is cut in both directions. A block owns the cells of 16 units, as forward. Of W_hh it holds
+// what one part of the gates, those of an eighth of all units, sends to 128 units: the product
+// needs an eighth of the gradients that all gates have, where blocks with whole columns would need
+// all.
+//
+//   registers   W_hh transposed as fragments: a tile for each gate, a warp 16 of the 128 units
+//               what the next step or rows read, on its way
+//   shared      the gradients of the part's gates as factors, twice: 8 rows are multiplied while
+//   the
+//               next ones come in; dc and dh of the cells that the block owns
+//   L2          gradients of gates, from who owns a cell to the blocks that hold its part;
+//               the parts' shares of dh, from there to who owns the cell
+//   waits       for both, and one __syncthreads for 8 rows: the gradients are there
+//
+// Both are handed on as pairs of word and tag, in two copies that steps use in turns; the tag is
+// the number of the step. Why nobody overwrites what somebody has still to read: who writes the
+// gradients of step m has its dh of step m - 1, so every part has all gradients of m - 1, so every
+// owner had its dh of m - 2, so every part had done reading the gradients of m - 2. And who writes
+// dh of m has gradients of m; their owners have dh of m - 1 from blocks that had all gradients of
+// m - 1, which each owner wrote after reading its dh of m - 2.
+//
+// Bound at H = 1024 in bf16, 8 rows: two trips through L2, 1.3 us; 16 KB of gradients in, 8 KB of
+// dh out and in, 0.3 us; 32 products a warp, 0.15; the cell, 0.1: some 1.9 us a step. More rows of
+// a group hide the trips behind each other's products.
+//
+// NEVER RUN ON A GPU YET. The figures are predictions.
+#pragma once
+
+#include "cuda/lstm_fused/grid.cuh"
+
+namespace lf::cuda {
+
+template <class T>
+struct GridBackward {
+  ScanBackward<T> scan;
+  GridShare share;
+  // Pairs of word and tag, zeros before the launch, for each group, slice and turn:
+  uint32_t* dgates;  // [kGridParts][8 rows][4 gates][units of a part]
+  uint32_t* dh;      // [blocks][kGridParts / 2][kGridCells][2 parts]
+};
+
+// Words of 8 rows of all blocks' hands.
+constexpr LF_FN int64_t dgates_words(int width, int size) {
+  return int64_t(kGridColumns) * 4 * width * size / 4 * 2;
+}
+constexpr LF_FN int64_t dh_words(int blocks) {
+  return int64_t(blocks) * kGridParts * kGridCells * 2;
+}
+
+// The gradients of 8 rows of a part, with the tag, into `to` as factors.
+template <class Self>
+struct PartOfGates {
+  static constexpr int kUnits = Self::kPlan.width / kGridParts;
+  static constexpr int kSize = int(sizeof(typename Self::T));
+
+  const uint32_t* from;
+  int units;  // of the part that exist
+  int rows;
+  uint32_t tag;
+  unsigned char* to;
+
+  __device__ __forceinline__ bool wanted(int piece) const {
+    const int unit = Self::byte_of(piece) / (2 * kSize) % kUnits;
+    return Self::row_of(piece) < rows && unit < units;
+  }
+  __device__ __forceinline__ void poll(int piece, uint32_t (&words)[4]) const {
+    const int row = Self::row_of(piece) * (4 * kUnits * kSize / 4 * 2);
+    uint32_t word[2], tags[2];
+    ptx::poll_tagged(word, tags, from + row + Self::byte_of(piece) / 4);
+    words[0] = word[0], words[1] = word[1], words[2] = tags[0], words[3] = tags[1];
+  }
+  __device__ __forceinline__ bool is_there(int, const uint32_t (&words)[4]) const {
+    return words[2] == tag && words[3] == tag;
+  }
+  __device__ __forceinline__ void take(int piece, const uint32_t (&words)[4]) const {
+    unsigned char* const row = to + Self::row_of(piece) * Self::kPlan.pitch;
+    *reinterpret_cast<uint2*>(row + Self::byte_of(piece) / 2) = {Self::factors(words[0]),
+                                                                 Self::factors(words[1])};
+  }
+};
+
+// What the parts send to a cell, added up always in the same order. A piece is of two parts.
+struct SharesOfDh {
+  const uint32_t* from;  // of the cell
+  int parts;             // 0: nothing is wanted
+  uint32_t tag;
+  float& sum;
+
+  __device__ __forceinline__ bool wanted(int piece) const { return 2 * piece < parts; }
+  __device__ __forceinline__ void poll(int piece, uint32_t (&words)[4]) const {
+    uint32_t word[2], tags[2];
+    ptx::poll_tagged(word, tags, from + piece * kGridCells * 4);
+    words[0] = word[0], words[1] = word[1], words[2] = tags[0], words[3] = tags[1];
+  }
+  __device__ __forceinline__ bool is_there(int piece, const uint32_t (&words)[4]) const {
+    return words[2] == tag && (words[3] == tag || 2 * piece + 1 == parts);
+  }
+  __device__ __forceinline__ void take(int piece, const uint32_t (&words)[4]) const {
+    float share[2];
+    std::memcpy(share, words, sizeof share);
+    sum = piece == 0 ? share[0] : sum + share[0];
+    if (2 * piece + 1 < parts) sum += share[1];
+  }
+};
+
+template <class Cell, Product kProduct, int kBucket>
+__global__ void __launch_bounds__(kGridThreads, 1)
+    grid_backward(const __grid_constant__ GridBackward<typename Kind<kProduct>::Storage> p) {
+  using Self = Group<kProduct, Pass::backward, kBucket>;
+  using T = typename Self::T;
+  using Gates = PartOfGates<Self>;
+  constexpr GridPlan kPlan = Self::kPlan;
+  constexpr int kSize = int(sizeof(T)), kUnits = Gates::kUnits;
+  constexpr int kSlab = kUnits * kSize;  // of a gate, in a row of factors
+  const ScanBackward<T>& scan = p.scan;
+  const Slice slice(scan.sizes, p.share);
+  const int H = scan.sizes.H, D = scan.sizes.D, turns = p.share.turns;
+  // The part that this block multiplies, how much of it exists, and the first of the 128 units.
+  const int part = int(blockIdx.x) % kGridParts, parts = (H + kUnits - 1) / kUnits;
+  const int units = H - part * kUnits < kUnits ? H - part * kUnits : kUnits;
+  const int output = int(blockIdx.x) / kGridParts * kGridOutputs + Self::warp() * kGridUnits;
+
+  ptx::Shared shared;
+  unsigned char* now_read = shared.take<unsigned char>(int(kPlan.buffer));
+  unsigned char* now_written = shared.take<unsigned char>(int(kPlan.buffer));
+  float* const dh_of_all = shared.take<float>(kMostTurns * kGridCells);
+  float* const dc_of_all = shared.take<float>(kMostTurns * kGridCells);
+  typename Self::Matrix w_hh;
+  w_hh.load(shared, [&](int tile, int row, int k) {
+    const int from = part * kUnits + k, to = output + row;
+    return from < H && to < H ? scan.w_hh[slice.direction][(tile * H + from) * H + to] : T(0.f);
+  });
+
+  // dh: what the later steps, or the caller after the last, send back. A cell that has not begun
+  // keeps it, and one that has ended holds what it sends to its initial state.
+  for (int turn = 0; Slice::owns_cells() && turn < turns; ++turn) {
+    const bool exists = slice.exists(turn);
+    dh_of_all[Slice::place(turn)] = exists && scan.dh_n ? widen(scan.dh_n[slice.state(turn)]) : 0.f;
+    dc_of_all[Slice::place(turn)] = exists && scan.dc_n ? scan.dc_n[slice.state(turn)] : 0.f;
+  }
+  // Factors past H stay zero: they meet weights of zero, and a NaN would come through.
+  for (int k = int(threadIdx.x); k < int(kPlan.buffer / 16); k += kGridThreads)
+    reinterpret_cast<uint4*>(now_read)[k] = reinterpret_cast<uint4*>(now_written)[k] = {0, 0, 0, 0};
+  __syncthreads();
+
+  T gates[4], dy(0.f);
+  float c = 0, c_prev = 0;
+  const auto load_inputs = [&](int turn, const StepRows& rows, const StepRows& rows_before) {
+    if (!slice.active(rows)) return;
+    const T* const from = scan.gates + slice.row(rows) * 4 * H + slice.unit;
+#pragma unroll
+    for (int g = 0; g < 4; ++g) gates[g] = from[g * H];
+    const int64_t row = (rows.first + slice.column) * D + slice.direction;
+    dy = scan.dy ? scan.dy[row * H + slice.unit] : T(0.f);
+    c = scan.c[slice.row(rows) * H + slice.unit];
+    c_prev = slice.active(rows_before) ? scan.c[slice.row(rows_before) * H + slice.unit]
+             : scan.c0                 ? scan.c0[slice.state(turn)]
+                                       : 0.f;
+  };
+
+  // Where a turn hands on; the tag is the number of the group's step, from 1 on.
+  const int64_t group = blockIdx.y + int64_t(gridDim.y) * blockIdx.z;
+  const auto hands = [&](uint32_t tag, int turn) { return (group * 2 + tag % 2) * turns + turn; };
+  const auto dgates_at = [&](uint32_t tag, int turn, int of_part) {
+    return p.dgates + hands(tag, turn) * dgates_words(kPlan.width, kSize) +
+           of_part * (dgates_words(kPlan.width, kSize) / kGridParts);
+  };
+  const auto dh_at = [&](uint32_t tag, int turn, int block, int place) {
+    return p.dh + hands(tag, turn) * dh_words(int(gridDim.x)) +
+           (block * (kGridParts / 2) * kGridCells + place) * 4;
+  };
+  const auto take_dh = [&](uint32_t tag, int turn, const StepRows& rows) {
+    if (!slice.active(rows)) return;
+    receive<kGridParts / 2>(SharesOfDh{dh_at(tag, turn, int(blockIdx.x), int(threadIdx.x)), parts,
+                                       tag, dh_of_all[Slice::place(turn)]});
+  };
+
+  const auto load_turn = [&](int n, int turn) {
+    load_inputs(turn, slice.rows(slice.step(n), turn), slice.rows(slice.step(n - 1), turn));
+  };
+  Step after{0, 0}, now = slice.step(slice.steps - 1);
+  // What the step after has sent back, the cells of a turn, and their gradients on their way.
+  const auto update = [&](int n, uint32_t tag, int turn) {
+    take_dh(tag - 1, turn, slice.rows(after, turn));
+    const StepRows rows = slice.rows(now, turn);
+    if (rows.count == 0 || !Slice::owns_cells()) return;
+    T kept[4] = {T(0.f), T(0.f), T(0.f), T(0.f)};
+    if (slice.active(rows)) {
+      Value gate[4], unused, dc = dc_of_all[Slice::place(turn)];
+#pragma unroll
+      for (int g = 0; g < 4; ++g) {
+        gate[g] = widen(gates[g]);
+        if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = unfold(gate[g].x);
+      }
+      const float dh = widen(dy) + dh_of_all[Slice::place(turn)];
+      Cell::template backward<Value>(gate, c_prev, c, dh, dc, unused);
+      dc_of_all[Slice::place(turn)] = dc.x;
+      T* const to = scan.dgates + slice.row(rows) * 4 * H + slice.unit;
+#pragma unroll
+      for (int g = 0; g < 4; ++g) {
+        narrow(gate[g].x, kept[g]);
+        to[g * H] = kept[g];
+      }
+    }
+    if (turn + 1 < turns && slice.rows(now, turn + 1).count > 0)
+      load_turn(n, turn + 1);
+    else
+      load_turn(n - 1, 0);
+
+    // A piece is of so many units, and whole.
+    constexpr int kWhole = 8 / kSize;
+    const bool hands_on = slice.column < rows.count && Self::hands_on(slice.unit) &&
+                          slice.unit < (H + kWhole - 1) / kWhole * kWhole;
+    uint32_t* const first = dgates_at(tag, turn, slice.unit / kUnits) +
+                            (slice.column * 4 * kUnits + slice.unit % kUnits) * (kSize / 2);
+#pragma unroll
+    for (int g = 0; g < 4; ++g) {
+      const uint32_t word = Self::word_of(kept[g]);
+      if (hands_on) ptx::publish_tagged(first + g * kUnits * (kSize / 2), word, tag);
+    }
+  };
+  // The products of the part's gradients, and their shares of dh on their way.
+  const auto send_back = [&](uint32_t tag, int turn) {
+    const int rows = slice.rows(now, turn).count;
+    if (rows == 0 || units <= 0) return;
+    receive<Self::kPieces>(Gates{dgates_at(tag, turn, part), units, rows, tag, now_written});
+    unsigned char* const written = now_written;
+    now_written = now_read, now_read = written;
+    __syncthreads();
+
+    Sums<kProduct> sums = {};
+    w_hh.template multiply_add<kPlan.pitch, kSlab>(now_read, sums);
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int own = 0; own < kOwn<kProduct>; ++own) {
+        const int unit = Self::lane() / 4 + half * 8;
+        const int column = Self::lane() % 4 * kOwn<kProduct> + own;
+        const float share =
+            (sums[0][half][own] + sums[1][half][own]) + (sums[2][half][own] + sums[3][half][own]);
+        uint32_t* const to = dh_at(tag, turn, output / kGridUnits, grid_place(unit, column)) +
+                             part / 2 * (kGridCells * 4) + part % 2 * 2;
+        uint32_t word;
+        std::memcpy(&word, &share, sizeof word);
+        if (output + unit < H && column < rows) ptx::publish_tagged(to, word, tag);
+      }
+  };
+
+  load_turn(slice.steps - 1, 0);
+  for (int n = slice.steps - 1; n >= 0; --n) {
+    const uint32_t tag = uint32_t(slice.steps - n);
+    // Nobody asks what the first step sends back but dh0.
+    const bool sends = n > 0 || scan.dh0;
+    // A turn's gradients are on their way while the one before it multiplies.
+    for (int turn = 0; turn <= turns; ++turn) {
+      if (turn < turns) update(n, tag, turn);
+      if (turn > 0 && sends) send_back(tag, turn - 1);
+    }
+    after = now, now = slice.step(n - 1);
+  }
+
+  for (int turn = 0; Slice::owns_cells() && turn < turns; ++turn) {
+    if (scan.dh0) take_dh(uint32_t(slice.steps), turn, slice.rows(after, turn));
+    if (!slice.exists(turn)) continue;
+    if (scan.dh0) narrow(dh_of_all[Slice::place(turn)], scan.dh0[slice.state(turn)]);
+    scan.dc0[slice.state(turn)] = dc_of_all[Slice::place(turn)];
+  }
+}
+
+}  // namespace lf::cuda

@@ -1,0 +1,155 @@
+// The plans, index maps and cuts of cuda.grid, over all hidden sizes, batches and GPUs:
+//   grid_plan_check
+#define LF_ISA oracle
+#include "cuda/lstm_fused/grid_plan.h"
+#include "plan_check.h"
+
+using namespace lf::cuda;
+
+namespace {
+
+// The largest H of each product on the GPUs of kShared; of sm_90 why_not (grid.cu) and the README
+// speak. 0: there is no kernel.
+constexpr int kLimits[][4] = {{1536, 1536, 768, 0}, {1024, 1024, 512, 0}, {2304, 2304, 1152, 0}};
+
+void check_buckets() {
+  for (const Product product : kProducts)
+    for (int gpu = 0; gpu < 3; ++gpu) {
+      const int limit = kLimits[gpu][int(product)];
+      for (int H = 1; H <= 3000; ++H) {
+        const int place = grid_bucket_of(product, H, kShared[gpu]);
+        check((place >= 0) == (H <= limit), "a hidden size has no bucket, or should not", product,
+              H);
+        if (place < 0) continue;
+        const auto width = [&](int k) {
+          return grid_plan(product, Pass::forward, kGridBuckets[k]).width;
+        };
+        check(width(place) >= H && (place == 0 || width(place - 1) < H), "not the smallest bucket",
+              product, H);
+      }
+    }
+}
+
+void check_plan(Product product, Pass pass, const GridBucket& bucket) {
+  const GridPlan plan = grid_plan(product, pass, bucket);
+  check(plan.slices % 2 == 0, "a warp reads the fragments of two slices at once", product,
+        bucket.pairs);
+  check(slices_of(product, plan.width) == kGridWarps * plan.slices, "the warps' terms", product,
+        bucket.pairs);
+  check(plan.held >= 1 && plan.held <= plan.slices, "held", product, bucket.pairs);
+  check(plan.held * kTiles * 4 < 255, "held in registers", product, bucket.pairs);
+  check(plan.buffer % 16 == 0 && plan.buffer == size_t(kGridColumns) * plan.pitch, "buffer",
+        product, bucket.pairs);
+  check(plan.shared <= kMostShared && plan.shared % 16 == 0, "shared", product, bucket.pairs);
+  // A row of h, or of the four gates of a part.
+  const int factors = pass == Pass::forward ? plan.width : 4 * plan.width / kGridParts;
+  check(plan.pitch >= factors * factor_size(product), "pitch", product, bucket.pairs);
+  // A tile of backward is a gate of a part; a part is whole blocks' units.
+  check(slices_of(product, plan.width / kGridParts) == plan.slices &&
+            plan.width / kGridParts % kGridUnits == 0,
+        "parts", product, bucket.pairs);
+  check_banks(product, plan.pitch);
+  check_fragments(product, plan.slices);
+}
+
+void check_plans() {
+  for (const Product product : kProducts)
+    for (const GridBucket& bucket : kGridBuckets) {
+      check(is_compiled(product, bucket) == (product != Product::ieee), "compiled", product,
+            bucket.pairs);
+      if (!is_compiled(product, bucket)) continue;
+      for (const Pass pass : {Pass::forward, Pass::backward}) check_plan(product, pass, bucket);
+    }
+}
+
+// A cell has one place, and a place one cell.
+void check_places() {
+  const Product any = Product::bf16;
+  std::set<int> places;
+  for (int unit = 0; unit < kGridUnits; ++unit)
+    for (int column = 0; column < kGridColumns; ++column) {
+      const int place = grid_place(unit, column);
+      places.insert(place);
+      check(grid_unit(place) == unit && grid_column(place) == column, "not the place's cell", any,
+            place);
+    }
+  check(int(places.size()) == kGridCells && *places.begin() == 0 &&
+            *places.rbegin() == kGridCells - 1,
+        "places", any, int64_t(places.size()));
+  // Sums come out of mma.sync in rows lane / 4 and columns lane % 4 * 2 of two tiles. 8 lanes write
+  // 16 bytes each at once: 8 groups of 4 banks.
+  for (int half = 0; half < 2; ++half)
+    for (int own = 0; own < 2; ++own)
+      for (int first = 0; first < 32; first += 8) {
+        std::set<int> groups;
+        for (int lane = first; lane < first + 8; ++lane)
+          groups.insert(grid_place(lane / 4 + half * 8, lane % 4 * 2 + own) % 8);
+        check(groups.size() == 8, "sums meet in a bank, from lane", any, first);
+      }
+}
+
+// Whether the launches of launch() (grid.cu) take every row once, and each has room.
+bool is_cut_well(int64_t B, int blocks, int D, int multiprocessors) {
+  for (int64_t row = 0; row < B;) {
+    const GridCut cut = grid_cut(B - row, blocks, D, multiprocessors);
+    if (cut.blocks != blocks) return false;
+    // A group does not wait for a block that has no multiprocessor.
+    if (cut.directions < 1 || D % cut.directions || cut.slices < 1) return false;
+    if (cut.blocks * cut.slices * cut.directions > multiprocessors) return false;
+    if (cut.turns < 1 || cut.turns > kMostTurns) return false;
+    // Both directions at once where there is room, and turns only where there is none.
+    const int groups = multiprocessors / cut.blocks, most = groups / cut.directions;
+    if (cut.directions < D && groups >= D) return false;
+    if ((cut.turns - 1) * int64_t(most) * kGridColumns >= B - row) return false;
+    const int64_t of_slice = int64_t(cut.turns) * kGridColumns;
+    const bool full = cut.slices == most && cut.turns == kMostTurns;
+    if (!full && cut.slices * of_slice < B - row) return false;
+    for (int slice = 0; slice < cut.slices; ++slice) {
+      if (row >= B) return false;  // it has none
+      row += of_slice;
+    }
+  }
+  return true;
+}
+
+void check_cuts() {
+  const Product any = Product::bf16;
+  for (const int multiprocessors : {1, 8, 13, 108, 132, 148})
+    for (int D = 1; D <= 2; ++D)
+      for (int blocks = 1; blocks <= 150; ++blocks)
+        for (int64_t B = 1; B <= 2000; ++B) {
+          if (blocks > multiprocessors) {
+            check(grid_cut(B, blocks, D, multiprocessors).slices == 0, "a cut without room", any,
+                  blocks);
+            continue;
+          }
+          if (is_cut_well(B, blocks, D, multiprocessors)) continue;
+          std::printf("cut of B%lld, %d blocks, D%d for %d multiprocessors\n",
+                      static_cast<long long>(B), blocks, D, multiprocessors);
+          ++wrong;
+        }
+}
+
+// Every unit has a block that owns it; backward, whole outputs of all parts have their blocks.
+void check_blocks() {
+  for (int H = 1; H <= 2600; ++H) {
+    const int forward = grid_blocks(Pass::forward, H), backward = grid_blocks(Pass::backward, H);
+    check(forward * kGridUnits >= H && (forward - 1) * kGridUnits < H, "blocks, forward",
+          Product::bf16, H);
+    check(backward % kGridParts == 0 && backward / kGridParts * kGridOutputs >= H &&
+              (backward / kGridParts - 1) * kGridOutputs < H && backward >= forward,
+          "blocks, backward", Product::bf16, H);
+  }
+}
+
+}  // namespace
+
+int main() {
+  check_buckets();
+  check_plans();
+  check_places();
+  check_blocks();
+  check_cuts();
+  if (!wrong) std::puts("ok");
+  return wrong != 0;
+}

@@ -1,0 +1,168 @@
+"""Bugs of one line in cuda.grid, forward: its driver, plan and kernel."""
+
+from __future__ import annotations
+
+from tests.simt.mutation import Mutant
+
+DRIVER, GROUP, FORWARD = "grid.cu", "lstm_fused/grid.cuh", "lstm_fused/grid_forward.cuh"
+PLAN, STEPS = "lstm_fused/grid_plan.h", "lstm_fused/steps.cuh"
+
+MUTANTS = {
+    # Barriers and what they protect.
+    "no barrier before the first h": Mutant(
+        FORWARD, "= {0, 0, 0, 0};\n  __syncthreads();\n", "= {0, 0, 0, 0};\n", "thread"
+    ),
+    "no barrier behind h": Mutant(
+        FORWARD, "      __syncthreads();\n\n      Sums", "\n      Sums", "thread"
+    ),
+    "a barrier of the warp behind the sums": Mutant(
+        FORWARD,
+        "      __syncthreads();\n\n      if (!Slice::owns_cells()) continue;",
+        "      __syncwarp();\n\n      if (!Slice::owns_cells()) continue;",
+        "thread",
+    ),
+    "a barrier of those who own cells": Mutant(
+        FORWARD,
+        "      __syncthreads();\n\n      if (!Slice::owns_cells()) continue;",
+        "\n      if (!Slice::owns_cells()) continue;\n      __syncthreads();",
+    ),
+    "sums are handed over where the next ones are": Mutant(
+        FORWARD,
+        "all[warp * kGridCells + place]",
+        "all[warp / 2 * kGridCells + place]",
+        "thread",
+    ),
+    # What blocks hand to each other.
+    "nothing says that a state is not there": Mutant(
+        DRIVER,
+        "  dev::fill(context, k.exchange.first, kAbsentByte",
+        "  if (false) dev::fill(context, k.exchange.first, kAbsentByte",
+    ),
+    "a NaN is not there": Mutant(FORWARD, "kOtherNan = 0x7fff7fff", "kOtherNan = kAbsent"),
+    "the first word answers for four": Mutant(
+        FORWARD,
+        "return words[0] != kAbsent && words[1] != kAbsent && words[2] != kAbsent && "
+        "words[3] != kAbsent;",
+        "return words[0] != kAbsent;",
+    ),
+    "the odd unit hands on": Mutant(GROUP, "unit % 2 == 0;", "unit % 2 == 1;"),
+    "factors are not rounded": Mutant(
+        GROUP, "return uint32_t(Kind<kProduct>::factor(x));", "return word;"
+    ),
+    # Which number stands where.
+    "pieces of another row": Mutant(
+        GROUP,
+        "return (piece * kGridWarps + warp()) / kPieces;",
+        "return (piece * kGridWarps + warp()) / kPieces ^ 1;",
+    ),
+    "the first pieces only": Mutant(
+        GROUP,
+        "for (int first = 0; first < kPieces; first += kAtOnce)",
+        "for (int first = 0; first < kAtOnce; first += kAtOnce)",
+    ),
+    "a piece too few": Mutant(
+        GROUP, "return first + k < kPieces && source", "return first + k < kPieces - 1 && source"
+    ),
+    "sums of seven warps": Mutant(
+        FORWARD, "for (int w = 0; w < kGridWarps; ++w)", "for (int w = 0; w < kGridWarps - 1; ++w)"
+    ),
+    "swapped gates": Mutant(FORWARD, "tile % 2 * 2 + row / 8", "tile % 2 * 2 + 1 - row / 8"),
+    "units of the first block": Mutant(
+        FORWARD,
+        "const int unit = int(blockIdx.x) * kGridUnits + tile / 2",
+        "const int unit = tile / 2",
+    ),
+    # Shared memory.
+    "c of one turn too few": Mutant(
+        PLAN, "kGridWarps * 4 + kMostTurns :", "kGridWarps * 4 + kMostTurns - 1 :"
+    ),
+    "fragments not held have no memory": Mutant(
+        PLAN,
+        "rest_bytes(plan.slices, plan.held, kGridThreads)",
+        "rest_bytes(plan.slices, plan.held + 1, kGridThreads)",
+    ),
+    "h past the hidden size is not zero": Mutant(
+        FORWARD, "k < int(kPlan.buffer / 16); k += kGridThreads", "k < 0; k += kGridThreads"
+    ),
+    # Bounds.
+    "a term too many": Mutant(FORWARD, "unit < H && term < H ?", "unit < H && term <= H ?"),
+    "a row too many": Mutant(
+        GROUP,
+        "return owns_cells() && unit < sizes.H && column < rows.count;",
+        "return owns_cells() && unit < sizes.H && column <= rows.count;",
+    ),
+    "the end of a row is not handed on": Mutant(
+        FORWARD, "rows.count && byte < bytes &&", "rows.count && slice.unit < H &&"
+    ),
+    "states past a row's end are awaited": Mutant(
+        FORWARD, "Self::byte_of(piece) < bytes;", "Self::byte_of(piece) <= bytes;"
+    ),
+    "blocks wait for one that has no room": Mutant(
+        PLAN, "cut.directions = D < groups ? D : groups;", "cut.directions = D;"
+    ),
+    # Rows, turns, launches.
+    "rows past the first launch": Mutant(
+        DRIVER,
+        "for (; share.first_row < d.B; share.first_row +=",
+        "for (; share.first_row < 1; share.first_row +=",
+    ),
+    "all launches run the first rows": Mutant(
+        GROUP, "first_row(share.first_row + int(blockIdx.y)", "first_row(int(blockIdx.y)"
+    ),
+    "the reverse direction goes forward": Mutant(GROUP, "direction == 1 ? steps - 1 - n : n", "n"),
+    "steps of the slice before": Mutant(
+        GROUP, "all.offsets[all.T + 1 + first_row", "all.offsets[all.T + first_row"
+    ),
+    "states lie over the steps": Mutant(
+        DRIVER, "Exchange{place + steps_part(d), bytes", "Exchange{place, bytes"
+    ),
+    "y holds states of odd length": Mutant(
+        DRIVER,
+        "return state_bytes(d, dtype) == d.H * int64_t(element_size(dtype));",
+        "return true;",
+    ),
+    "y of one direction": Mutant(
+        FORWARD,
+        "((rows.first + slice.column) * D + slice.direction) * H",
+        "((rows.first + slice.column) * D) * H",
+    ),
+    "a turn breaks off those before it": Mutant(
+        FORWARD, "if (rows.count == 0) break;", "if (rows.count < kGridColumns) break;"
+    ),
+    "rows of the step itself": Mutant(
+        FORWARD, "rows_before = slice.rows(before, turn);", "rows_before = slice.rows(now, turn);"
+    ),
+    "h0 only of the first rows": Mutant(
+        FORWARD,
+        "slice.first_row + turn * kGridColumns + row;",
+        "slice.first_row + row;",
+    ),
+    "h0 of rows that go on": Mutant(
+        FORWARD,
+        "for (int row = going_on; row < rows.count; ++row)",
+        "for (int row = 0; row < rows.count; ++row)",
+        "thread",
+    ),
+    "h0 is not rounded": Mutant(
+        FORWARD, "Kind<kProduct>::factor(scan.h0 ?", "__builtin_bit_cast(Factor, scan.h0 ?"
+    ),
+    "c of the turn before": Mutant(
+        FORWARD,
+        "Value c = c_of_all[Slice::place(turn)];",
+        "Value c = c_of_all[Slice::place(turn / 2 * 2)];",
+    ),
+    "c is rounded to the storage type": Mutant(
+        FORWARD,
+        "c_of_all[Slice::place(turn)] = c.x;",
+        "c_of_all[Slice::place(turn)] = widen(T(c.x));",
+    ),
+    "the input of the step after the next": Mutant(
+        FORWARD, "rows_after : slice.rows(next, 0));", "rows_after : slice.rows(later, 0));"
+    ),
+    "the last step is one late": Mutant(
+        FORWARD, "(turn) >= next.count) {", "(turn) > next.count) {"
+    ),
+    "steps do not move on": Mutant(
+        FORWARD, "before = now, now = next, next = later;", "now = next, next = later;"
+    ),
+}
