@@ -17,7 +17,7 @@ from lstm_fused import dispatch
 CODE = {
     "sm_90a _ZN2lf4cuda13gates_forwardIfEE": "1",
     "sm_90a _ZN2lf4cuda14gates_backwardIfEE": "2",
-    "sm_90a _ZN2lf4cuda4gridIfEE": "3",
+    "sm_90a _ZN2lf4cuda5otherIfEE": "3",
 }
 TODAY = {**CODE, "sm_80 _ZN2lf4cuda13gates_forwardIfEE": "9"}
 
@@ -37,7 +37,7 @@ def measured(**changes: Any) -> dict[str, Any]:
 
 
 def names(content: dict[str, Any], today: dict[str, str] | None = TODAY) -> tuple[str, ...]:
-    return proven.proven([content], today, ["cuda.grid", "cuda.step"])
+    return proven.proven([content], today, ["cuda.other", "cuda.step"])
 
 
 def test_a_right_file_with_todays_machine_code_proves_a_variant() -> None:
@@ -46,7 +46,7 @@ def test_a_right_file_with_todays_machine_code_proves_a_variant() -> None:
     assert names(measured(), changed) == ()
     added = {**TODAY, "sm_90a _ZN2lf4cuda15output_gradientIfEE": "new"}
     assert names(measured(), added) == (), "a kernel that did not run then"
-    other = {**TODAY, "sm_90a _ZN2lf4cuda4gridIfEE": "changed"}
+    other = {**TODAY, "sm_90a _ZN2lf4cuda5otherIfEE": "changed"}
     assert names(measured(), other) == ("cuda.step",), "a kernel of another variant"
     assert names(measured(), {"sm_80 _ZN2lf4cuda13gates_forwardIfEE": "1"}) == ()
 
