@@ -2,7 +2,8 @@
 // memory of a group of blocks, who hand states and gradients to each other (grid_forward.cuh,
 // grid_backward.cuh).
 //
-// The products over all rows are left to the caller. Nothing waits for the device.
+// The products over all rows are left to the caller. The host never waits for the device. Launches
+// of a device take turns; what a captured graph must not run beside says dev::launch_in_turn.
 #define LF_ISA cuda
 #include "cell/list.h"
 #include "contract/variant.h"
@@ -24,7 +25,10 @@ bool in_y(const Dims& d, DType dtype) {
 }
 
 GridCut cut_of(Pass pass, const Dims& d, int64_t first_row) {
-  return grid_cut(d.B - first_row, grid_blocks(pass, d.H), int(d.D), dev::limits().multiprocessors);
+  const GridCut cut =
+      grid_cut(d.B - first_row, grid_blocks(pass, d.H), int(d.D), dev::limits().multiprocessors);
+  if (!cut.slices) throw std::runtime_error("lstm_fused: cuda.grid has no room on this device");
+  return cut;
 }
 
 // Calls launch(share, blocks) for all launches that a layer takes.

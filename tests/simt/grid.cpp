@@ -1,9 +1,42 @@
 // cuda.grid, driver and kernels, in the SIMT machine: variant "simt.grid" for CPU tensors.
 #include "cuda/grid.cu"
 
+#include <utility>
+
 #include "variants.h"
 
 namespace simt {
+
+bool grid_knows_its_limits() {
+  using namespace lf;
+  // Of GPUs of the generations 7.5, 8.0, 8.6, 9.0 and 10.0, and of the machine's own.
+  const dev::Limits sm_75{75, 64 << 10, 72}, sm_80{80, 163 << 10, 108}, sm_86{86, 99 << 10, 84},
+      sm_90{90, 227 << 10, 132}, sm_100{100, 227 << 10, 148}, small{90, 227 << 10, 8};
+  const auto refuses = [](const dev::Limits& limits, DType dtype, int64_t H, bool tf32 = false,
+                          int64_t P = 0) {
+    const dev::Limits before = std::exchange(dev::limits_here, limits);
+    bool refused = false;
+    for (int64_t D = 1; D <= 2; ++D) {
+      const Dims d{.T = 1, .B = 1, .H = H, .P = P ? P : H, .D = D, .N = 1};
+      refused |= cuda_grid.why_not_here() || cuda_grid.why_not(Cell::lstm, dtype, d, tf32);
+    }
+    dev::limits_here = before;
+    return refused;
+  };
+  const auto ends_at = [&](const dev::Limits& limits, DType dtype, int64_t H) {
+    const bool tf32 = dtype == DType::f32;
+    return !refuses(limits, dtype, H, tf32) && refuses(limits, dtype, H + 1, tf32);
+  };
+  // What ends it: no bucket, a block's shared memory, or the number of multiprocessors.
+  return ends_at(sm_100, DType::bf16, 2304) && ends_at(sm_100, DType::f32, 1152) &&
+         ends_at(sm_90, DType::f16, 2048) && ends_at(sm_90, DType::f32, 1152) &&
+         ends_at(sm_80, DType::bf16, 1536) && ends_at(sm_80, DType::f32, 768) &&
+         ends_at(sm_86, DType::f16, 1024) && ends_at(sm_86, DType::f32, 512) &&
+         ends_at(small, DType::bf16, 128) && ends_at(small, DType::f32, 128) &&
+         refuses(sm_75, DType::f16, 8) && refuses(sm_90, DType::f32, 8) &&
+         refuses(sm_90, DType::f64, 8) && refuses(sm_90, DType::f64, 8, true) &&
+         refuses(sm_90, DType::bf16, 8, false, 7);
+}
 
 lf::Variant grid() { return on_cpu<lf::cuda_grid>("simt.grid"); }
 

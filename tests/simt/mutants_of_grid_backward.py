@@ -96,7 +96,7 @@ MUTANTS = {
         BACKWARD, "after = now, now = slice.step(n - 1);", "now = slice.step(n - 1);"
     ),
     "the input of the step itself again": Mutant(
-        BACKWARD, "      load_turn(n - 1, 0);", "      load_turn(n, 0);"
+        BACKWARD, "load_turn(slice.step(n - 1), n - 1, 0);", "load_turn(now, n, 0);"
     ),
     "c of the step itself as the one before": Mutant(
         BACKWARD, "slice.rows(slice.step(n - 1), turn));", "slice.rows(slice.step(n), turn));"

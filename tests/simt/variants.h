@@ -35,6 +35,7 @@ lf::Variant on_cpu(const char* name) {
 lf::Variant block();
 bool block_knows_its_limits();  // of GPUs of several generations
 lf::Variant grid();
+bool grid_knows_its_limits();
 lf::Variant step();
 
 }  // namespace simt

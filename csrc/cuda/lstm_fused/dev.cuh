@@ -73,8 +73,9 @@ inline Turns turns;
 
 // The same for kernels whose blocks wait for each other, one launch after the other on each device:
 // two on two streams at once could each hold a part of the multiprocessors, and wait for the rest
-// for ever. A stream that captures a graph knows nothing of other streams: graphs with such kernels
-// must not run at once.
+// for ever. A stream that captures a graph knows nothing of other streams, and one process nothing
+// of another: a graph with such a kernel must not run beside another launch of one, nor two
+// processes by MPS.
 template <class Parameters>
 void launch_in_turn(const Context& context, const Grid& grid, void (*kernel)(Parameters),
                     const Parameters& p) {

@@ -14,7 +14,8 @@
 
 namespace lf::cuda {
 
-// A launch waits so long for one of its own blocks, then fails: never for ever.
+// A launch waits so long for one of its own blocks, then it fails, and with it all that the process
+// has on the device: but never for ever.
 constexpr uint64_t kPatience = 10'000'000'000;  // ns
 
 // What one launch runs. Grid: blocks of a group, slices of the batch, directions.
@@ -153,8 +154,8 @@ __device__ __forceinline__ void receive_some(int first, Source& source) {
     if (wanted(k)) source.take(first + k, words[k]);
 }
 
-// All that a thread wants of a source's pieces, 4 at once, each a trip through L2:
-// eight would be on their way with the fragments in registers, and spill.
+// All that a thread wants of a source's pieces; each four are one trip through L2. Eight would be
+// on their way with the fragments in registers, and spill.
 template <int kPieces, class Source>
 __device__ __forceinline__ void receive(Source source) {
   constexpr int kAtOnce = kPieces < 4 ? kPieces : 4;

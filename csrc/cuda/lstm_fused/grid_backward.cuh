@@ -8,23 +8,27 @@
 //
 //   registers   W_hh transposed as fragments: a tile for each gate, a warp 16 of the 128 units
 //               what the next step or rows read, on its way
-//   shared      the gradients of the part's gates as factors, twice: 8 rows are multiplied while
-//   the
-//               next ones come in; dc and dh of the cells that the block owns
+//   shared      the gradients of the part's gates as factors, twice: 8 rows come in while others
+//               are multiplied; dc and dh of the cells that the block owns
 //   L2          gradients of gates, from who owns a cell to the blocks that hold its part;
 //               the parts' shares of dh, from there to who owns the cell
 //   waits       for both, and one __syncthreads for 8 rows: the gradients are there
 //
 // Both are handed on as pairs of word and tag, in two copies that steps use in turns; the tag is
-// the number of the step. Why nobody overwrites what somebody has still to read: who writes the
-// gradients of step m has its dh of step m - 1, so every part has all gradients of m - 1, so every
-// owner had its dh of m - 2, so every part had done reading the gradients of m - 2. And who writes
-// dh of m has gradients of m; their owners have dh of m - 1 from blocks that had all gradients of
-// m - 1, which each owner wrote after reading its dh of m - 2.
+// the number of the step. Why nobody overwrites what somebody has still to read, for each row of
+// the batch, whose steps follow each other without a gap: who writes the gradients of step m of a
+// row has its dh of m - 1, from all parts of his own 128 units. These had all gradients of m - 1,
+// so every owner had his dh of m - 2, so all blocks, as each sends dh to some owner, had done
+// reading the gradients of m - 2. And who writes dh of m has gradients of m; their owners have dh
+// of m - 1 from blocks that had all gradients of m - 1, which each owner wrote after reading his dh
+// of m - 2. "After" is by data alone between blocks: a word that was read is in a register before
+// anything that was computed of it is written; within a block by __syncthreads, and for the two
+// units of a word by the shuffle that joins them.
 //
 // Bound at H = 1024 in bf16, 8 rows: two trips through L2, 1.3 us; 16 KB of gradients in, 8 KB of
-// dh out and in, 0.3 us; 32 products a warp, 0.15; the cell, 0.1: some 1.9 us a step. More rows of
-// a group hide the trips behind each other's products.
+// dh out and in, 0.3; the products, for which every warp reads all 8 KB of gradients, 0.29; the
+// cell, 0.1: some 2 us a step. With more than 16 rows the trips of some hide behind the products of
+// others. Beyond H = 1024 as forward.
 //
 // NEVER RUN ON A GPU YET. The figures are predictions.
 #pragma once
@@ -178,8 +182,8 @@ __global__ void __launch_bounds__(kGridThreads, 1)
                                        tag, dh_of_all[Slice::place(turn)]});
   };
 
-  const auto load_turn = [&](int n, int turn) {
-    load_inputs(turn, slice.rows(slice.step(n), turn), slice.rows(slice.step(n - 1), turn));
+  const auto load_turn = [&](const Step& step, int n, int turn) {
+    load_inputs(turn, slice.rows(step, turn), slice.rows(slice.step(n - 1), turn));
   };
   Step after{0, 0}, now = slice.step(slice.steps - 1);
   // What the step after has sent back, the cells of a turn, and their gradients on their way.
@@ -198,18 +202,9 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       const float dh = widen(dy) + dh_of_all[Slice::place(turn)];
       Cell::template backward<Value>(gate, c_prev, c, dh, dc, unused);
       dc_of_all[Slice::place(turn)] = dc.x;
-      T* const to = scan.dgates + slice.row(rows) * 4 * H + slice.unit;
 #pragma unroll
-      for (int g = 0; g < 4; ++g) {
-        narrow(gate[g].x, kept[g]);
-        to[g * H] = kept[g];
-      }
+      for (int g = 0; g < 4; ++g) narrow(gate[g].x, kept[g]);
     }
-    if (turn + 1 < turns && slice.rows(now, turn + 1).count > 0)
-      load_turn(n, turn + 1);
-    else
-      load_turn(n - 1, 0);
-
     // A piece is of so many units, and whole.
     constexpr int kWhole = 8 / kSize;
     const bool hands_on = slice.column < rows.count && Self::hands_on(slice.unit) &&
@@ -221,6 +216,16 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       const uint32_t word = Self::word_of(kept[g]);
       if (hands_on) ptx::publish_tagged(first + g * kUnits * (kSize / 2), word, tag);
     }
+
+    if (slice.active(rows)) {
+      T* const to = scan.dgates + slice.row(rows) * 4 * H + slice.unit;
+#pragma unroll
+      for (int g = 0; g < 4; ++g) to[g * H] = kept[g];
+    }
+    if (turn + 1 < turns && slice.rows(now, turn + 1).count > 0)
+      load_turn(now, n, turn + 1);
+    else
+      load_turn(slice.step(n - 1), n - 1, 0);
   };
   // The products of the part's gradients, and their shares of dh on their way.
   const auto send_back = [&](uint32_t tag, int turn) {
@@ -249,7 +254,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       }
   };
 
-  load_turn(slice.steps - 1, 0);
+  load_turn(now, slice.steps - 1, 0);
   for (int n = slice.steps - 1; n >= 0; --n) {
     const uint32_t tag = uint32_t(slice.steps - n);
     // Nobody asks what the first step sends back but dh0.

@@ -1,5 +1,5 @@
 // What cuda.grid needs for a hidden size, and how a batch is cut for it: pure arithmetic, walked
-// without a GPU (tests/csrc/plan_check.cpp).
+// without a GPU (tests/csrc/grid_plan_check.cpp).
 //
 // A group of blocks holds W_hh of one direction, 16 hidden units a block, and runs a slice of the
 // batch, 8 rows at a time. Groups never wait for each other.
@@ -10,8 +10,8 @@
 namespace lf::cuda {
 
 constexpr int kGridUnits = 16;  // of a block
-// A block's warps share the terms of its sums, not its units: each warp then reads an eighth of h
-// and no more, and the eighths are added up at the end.
+// Forward, a block's warps share the terms of its sums, not its units: each warp then reads an
+// eighth of h and no more, and the eighths are added up at the end.
 constexpr int kGridWarps = 8, kGridThreads = 32 * kGridWarps;
 constexpr int kGridColumns = 8;  // batch rows at a time
 constexpr int kGridCells = kGridUnits * kGridColumns;

@@ -119,8 +119,7 @@ __device__ __forceinline__ float reciprocal(float x) {
   return y;
 }
 
-// ---- flags between blocks: the only way one block may learn what another one wrote
-// ---------------
+// ---- flags between blocks, for memory that another one wrote before
 
 __device__ __forceinline__ unsigned load_acquire(const unsigned* p) {
   unsigned value;
