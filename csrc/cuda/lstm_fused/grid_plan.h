@@ -17,7 +17,7 @@ constexpr int kGridColumns = 8;  // batch rows at a time
 constexpr int kGridCells = kGridUnits * kGridColumns;
 // Groups of 8 rows that a group of blocks runs one after the other: while one waits for its h, the
 // others multiply. More rows than that go into another launch.
-constexpr int kMostTurns = 16;
+constexpr int kMostTurns = 14;
 
 // Widths of W_hh that kernels are compiled for, in pairs of fragments a tile and warp (a pair of
 // eight warps: 256 factors in 16 bits, 128 in TF32), and how many fragments registers hold, forward
@@ -28,7 +28,7 @@ struct GridBucket {
 };
 constexpr GridBucket kGridBuckets[] = {
     {1, {2, 2}, {2, 2}},   {2, {4, 4}, {4, 4}},  {3, {6, 6}, {6, 6}},   {4, {8, 8}, {8, 8}},
-    {6, {10, 8}, {10, 8}}, {8, {10, 8}, {9, 8}}, {9, {10, 8}, {10, 8}},
+    {6, {10, 8}, {10, 8}}, {8, {10, 8}, {9, 8}}, {9, {10, 8}, {10, 7}},
 };
 
 // Forward, a block holds its units' rows of W_hh, and a warp an eighth of their terms. Backward,
