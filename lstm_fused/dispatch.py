@@ -157,13 +157,12 @@ def why_not(name: str, case: Case) -> str | None:
     if case.dtype not in ops.DTYPE_CODES:
         return f"it computes in float16, bfloat16, float32 and float64, not in {case.dtype}"
     wide = case.dtype in (torch.float16, torch.bfloat16) and device == "cpu"
-    tf32 = scan_precision() == "tf32"
 
     def ask(dtype: torch.dtype) -> str | None:
         return module.why_not(
             KERNELS.index(name),
             ops.DTYPE_CODES[dtype],
-            tf32 and dtype == torch.float32,
+            dtype == torch.float32 and tf32_allowed(),
             case.T,
             case.B,
             case.hidden_size,
@@ -233,6 +232,12 @@ def support_table() -> str:
 def scan_precision() -> str:
     """Of float32 in scans on CUDA, as torch sets it for its own LSTM: "ieee", "tf32" or "none"."""
     return _precision(torch.backends.cudnn.rnn)
+
+
+@torch.compiler.assume_constant_result
+def tf32_allowed() -> bool:
+    """Whether torch allows its own LSTM to round the factors of float32 products to TF32."""
+    return scan_precision() == "tf32"
 
 
 def _precision(backend: Any) -> str:

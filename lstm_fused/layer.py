@@ -143,14 +143,9 @@ def _kernel(x: Tensor, weights: Sequence[Direction]) -> int | str:
     return dispatch.KERNELS.index(chosen) + _precision(x)
 
 
-@torch.compiler.assume_constant_result
-def _tf32() -> bool:
-    return dispatch.scan_precision() == "tf32"
-
-
 def _precision(x: Tensor) -> int:
     """ops.TF32 where torch allows its own LSTM as much: by default it does."""
-    return ops.TF32 if x.dtype == torch.float32 and _tf32() else 0
+    return ops.TF32 if x.dtype == torch.float32 and dispatch.tf32_allowed() else 0
 
 
 def runs_natively(x: Tensor, weights: Sequence[Direction]) -> bool:

@@ -5,9 +5,8 @@
 // The products over all rows are left to the caller. The host never waits for the device. Launches
 // of a device take turns; what a captured graph must not run beside says dev::launch_in_turn.
 #define LF_ISA cuda
-#include "cell/list.h"
 #include "contract/variant.h"
-#include "cuda/lstm_fused/dev.cuh"
+#include "cuda/lstm_fused/family.cuh"
 #include "cuda/lstm_fused/grid_backward.cuh"
 #include "cuda/lstm_fused/grid_forward.cuh"
 #include "cuda/lstm_fused/steps.cuh"
@@ -47,7 +46,7 @@ void for_launches(Pass pass, const Dims& d, const Launch& launch) {
 
 template <class Parameters>
 void launch(const Context& context, dim3 blocks, const GridPlan& plan, void (*kernel)(Parameters),
-            const Parameters& p) {
+            const std::type_identity_t<Parameters>& p) {
   dev::launch_in_turn(
       context,
       {.blocks = blocks, .threads = kGridThreads, .shared = plan.shared, .cooperative = true},
@@ -58,6 +57,14 @@ void launch(const Context& context, dim3 blocks, const GridPlan& plan, void (*ke
 // hand on.
 size_t steps_part(const Dims& d) {
   return size_t(ceil_div(int64_t(steps_bytes(d, kGridColumns)), 64) * 64);
+}
+
+unsigned char* handed_on(const Dims& d, const Context& context) {
+  return static_cast<unsigned char*>(context.workspace) + steps_part(d);
+}
+template <class T, class Layer>
+auto scan_of(const Layer& p, const Context& context) {
+  return parameters<T>(p, upload_steps(context, p.d, p.offsets, kGridColumns, context.workspace));
 }
 
 size_t workspace_bytes(const LayerForward& p) {
@@ -77,7 +84,7 @@ Rings rings_of(const LayerBackward& p, const GridShare& share, dim3 blocks) {
   return {hands * dgates_words(width, int(element_size(p.dtype))), hands * dh_words(int(blocks.x))};
 }
 size_t workspace_bytes(const LayerBackward& p, int) {
-  int64_t words = 0;  // the first launch has the most, and the next ones use it again
+  int64_t words = 0;  // of the largest launch: they use it one after the other
   for_launches(Pass::backward, p.d, [&](const GridShare& share, dim3 blocks) {
     const Rings rings = rings_of(p, share, blocks);
     words = std::max(words, rings.dgates + rings.dh);
@@ -85,80 +92,40 @@ size_t workspace_bytes(const LayerBackward& p, int) {
   return steps_part(p.d) + size_t(words) * sizeof(uint32_t);
 }
 
-template <class CellType, Product kProduct, int kBucket>
-void run_kernel(const LayerForward& p, const Context& context) {
-  using T = typename Kind<kProduct>::Storage;
-  const Dims& d = p.d;
-  unsigned char* const place = static_cast<unsigned char*>(context.workspace);
-  GridForward<T> k{};
-  k.scan = parameters<T>(p, upload_steps(context, d, p.offsets, kGridColumns, place));
-  const int64_t bytes = state_bytes(d, p.dtype);
-  k.exchange = in_y(d, p.dtype)
-                   ? Exchange{static_cast<unsigned char*>(p.y), d.D * bytes, bytes, true}
-                   : Exchange{place + steps_part(d), bytes, d.N * bytes, false};
-  dev::fill(context, k.exchange.first, kAbsentByte, size_t(d.D * d.N * bytes));
-  for_launches(Pass::forward, d, [&](const GridShare& share, dim3 blocks) {
-    k.share = share;
-    launch(context, blocks, grid_plan(kProduct, Pass::forward, kGridBuckets[kBucket]),
-           grid_forward<CellType, kProduct, kBucket>, k);
-  });
-}
-
-template <class CellType, Product kProduct, int kBucket>
-void run_kernel(const LayerBackward& p, const Context& context) {
-  using T = typename Kind<kProduct>::Storage;
-  const Dims& d = p.d;
-  unsigned char* const place = static_cast<unsigned char*>(context.workspace);
-  GridBackward<T> k{};
-  k.scan = parameters<T>(p, upload_steps(context, d, p.offsets, kGridColumns, place));
-  k.dgates = reinterpret_cast<uint32_t*>(place + steps_part(d));
-  for_launches(Pass::backward, d, [&](const GridShare& share, dim3 blocks) {
-    const Rings rings = rings_of(p, share, blocks);
-    k.share = share;
-    k.dh = k.dgates + rings.dgates;
-    dev::fill(context, k.dgates, 0, size_t(rings.dgates + rings.dh) * sizeof(uint32_t));
-    launch(context, blocks, grid_plan(kProduct, Pass::backward, kGridBuckets[kBucket]),
-           grid_backward<CellType, kProduct, kBucket>, k);
-  });
-}
-
-// Tries the buckets from kBucket on.
-template <class CellType, Product kProduct, int kBucket, class Layer>
-void run_bucket(const Layer& p, const Context& context, int bucket) {
-  if constexpr (kBucket < std::size(kGridBuckets)) {
-    if constexpr (is_compiled(kProduct, kGridBuckets[kBucket]))
-      if (bucket == kBucket) return run_kernel<CellType, kProduct, kBucket>(p, context);
-    run_bucket<CellType, kProduct, kBucket + 1>(p, context, bucket);
+struct GridFamily {
+  static constexpr const auto& buckets = kGridBuckets;
+  static int bucket_of(Product product, int64_t H) {
+    return grid_bucket_of(product, H, kMostShared);
   }
-}
 
-template <class CellType, class Layer>
-void run_product(const Layer& p, const Context& context) {
-  const Product product = product_of(p.dtype, context.tf32);
-  const int bucket = grid_bucket_of(product, p.d.H, kMostShared);
-  switch (product) {
-    case Product::bf16:
-      return run_bucket<CellType, Product::bf16, 0>(p, context, bucket);
-    case Product::f16:
-      return run_bucket<CellType, Product::f16, 0>(p, context, bucket);
-    case Product::tf32:
-      return run_bucket<CellType, Product::tf32, 0>(p, context, bucket);
-    case Product::ieee:
-      break;
+  template <class CellType, Product kProduct, int kBucket>
+  static void run(const LayerForward& p, const Context& context) {
+    const Dims& d = p.d;
+    const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context);
+    const int64_t bytes = state_bytes(d, p.dtype);
+    const Exchange exchange =
+        in_y(d, p.dtype) ? Exchange{static_cast<unsigned char*>(p.y), d.D * bytes, bytes, true}
+                         : Exchange{handed_on(d, context), bytes, d.N * bytes, false};
+    dev::fill(context, exchange.first, kAbsentByte, size_t(d.D * d.N * bytes));
+    for_launches(Pass::forward, d, [&](const GridShare& share, dim3 blocks) {
+      launch(context, blocks, grid_plan(kProduct, Pass::forward, buckets[kBucket]),
+             grid_forward<CellType, kProduct, kBucket>, {scan, share, exchange});
+    });
   }
-  throw std::invalid_argument("lstm_fused: cuda.grid has no product of IEEE float32");
-}
 
-template <class Layer>
-void run(const Layer& p, const Context& context) {
-  switch (p.cell) {
-#define LF_CASE(id, CellType) \
-  case Cell::id:              \
-    return run_product<CellType>(p, context);
-    LF_FOR_EACH_CELL(LF_CASE)
-#undef LF_CASE
+  template <class CellType, Product kProduct, int kBucket>
+  static void run(const LayerBackward& p, const Context& context) {
+    const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context);
+    uint32_t* const dgates = reinterpret_cast<uint32_t*>(handed_on(p.d, context));
+    for_launches(Pass::backward, p.d, [&](const GridShare& share, dim3 blocks) {
+      const Rings rings = rings_of(p, share, blocks);
+      dev::fill(context, dgates, 0, size_t(rings.dgates + rings.dh) * sizeof(uint32_t));
+      launch(context, blocks, grid_plan(kProduct, Pass::backward, buckets[kBucket]),
+             grid_backward<CellType, kProduct, kBucket>,
+             {scan, share, dgates, dgates + rings.dgates});
+    });
   }
-}
+};
 
 const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
   if (dtype == DType::f64) return "it computes in fp16, bf16 and tf32, not in fp64";
@@ -179,11 +146,6 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
   return nullptr;
 }
 
-const char* why_not_here() {
-  if (const char* const reason = dev::why_not_here()) return reason;
-  return dev::limits().capability >= 80 ? nullptr : "it needs a GPU of capability 8.0 or later";
-}
-
 }  // namespace
 }  // namespace lf::cuda
 
@@ -196,7 +158,7 @@ const Variant cuda_grid{"cuda.grid",
                         cuda::why_not,
                         cuda::workspace_bytes,
                         cuda::workspace_bytes,
-                        cuda::run<LayerForward>,
-                        cuda::run<LayerBackward>};
+                        cuda::run<cuda::GridFamily, LayerForward>,
+                        cuda::run<cuda::GridFamily, LayerBackward>};
 
 }  // namespace lf

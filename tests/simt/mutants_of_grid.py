@@ -10,7 +10,7 @@ PLAN, STEPS = "lstm_fused/grid_plan.h", "lstm_fused/steps.cuh"
 MUTANTS = {
     # Barriers and what they protect.
     "no barrier before the first h": Mutant(
-        FORWARD, "= {0, 0, 0, 0};\n  __syncthreads();\n", "= {0, 0, 0, 0};\n", "thread"
+        FORWARD, "  Self::clear(h);\n  __syncthreads();\n", "  Self::clear(h);\n", "thread"
     ),
     "no barrier behind h": Mutant(
         FORWARD, "      __syncthreads();\n\n      Sums", "\n      Sums", "thread"
@@ -35,8 +35,8 @@ MUTANTS = {
     # What blocks hand to each other.
     "nothing says that a state is not there": Mutant(
         DRIVER,
-        "  dev::fill(context, k.exchange.first, kAbsentByte",
-        "  if (false) dev::fill(context, k.exchange.first, kAbsentByte",
+        "  dev::fill(context, exchange.first, kAbsentByte",
+        "  if (false) dev::fill(context, exchange.first, kAbsentByte",
     ),
     "a NaN is not there": Mutant(FORWARD, "kOtherNan = 0x7fff7fff", "kOtherNan = kAbsent"),
     "the first word answers for four": Mutant(
@@ -81,9 +81,7 @@ MUTANTS = {
         "rest_bytes(plan.slices, plan.held, kGridThreads)",
         "rest_bytes(plan.slices, plan.held + 1, kGridThreads)",
     ),
-    "h past the hidden size is not zero": Mutant(
-        FORWARD, "k < int(kPlan.buffer / 16); k += kGridThreads", "k < 0; k += kGridThreads"
-    ),
+    "h past the hidden size is not zero": Mutant(FORWARD, "  Self::clear(h);\n", ""),
     # Bounds.
     "a term too many": Mutant(FORWARD, "unit < H && term < H ?", "unit < H && term <= H ?"),
     "a row too many": Mutant(
@@ -114,7 +112,7 @@ MUTANTS = {
         GROUP, "all.offsets[all.T + 1 + first_row", "all.offsets[all.T + first_row"
     ),
     "states lie over the steps": Mutant(
-        DRIVER, "Exchange{place + steps_part(d), bytes", "Exchange{place, bytes"
+        DRIVER, "Exchange{handed_on(d, context), bytes", "Exchange{handed_on({}, context), bytes"
     ),
     "y holds states of odd length": Mutant(
         DRIVER,

@@ -27,8 +27,8 @@ MUTANTS = {
     # What blocks hand to each other.
     "tags of a launch before": Mutant(
         DRIVER,
-        "    dev::fill(context, k.dgates, 0,",
-        "    if (false) dev::fill(context, k.dgates, 0,",
+        "      dev::fill(context, dgates, 0,",
+        "      if (false) dev::fill(context, dgates, 0,",
     ),
     "one copy of what is handed on": Mutant(
         BACKWARD, "(group * 2 + tag % 2) * turns", "(group * 2) * turns"
@@ -88,7 +88,7 @@ MUTANTS = {
     ),
     # Shared memory.
     "factors past H are not zero": Mutant(
-        BACKWARD, "k < int(kPlan.buffer / 16); k += kGridThreads", "k < 0; k += kGridThreads"
+        BACKWARD, "  Self::clear(now_read);\n  Self::clear(now_written);\n", ""
     ),
     "dh and dc of a turn too few": Mutant(PLAN, ": 2 * kMostTurns;", ": 2 * kMostTurns - 1;"),
     # Steps, rows, turns.
@@ -124,7 +124,7 @@ MUTANTS = {
     ),
     "the second launch finds the first one's tags": Mutant(
         DRIVER,
-        "size_t(rings.dgates + rings.dh) * sizeof(uint32_t));\n    launch",
-        "size_t(rings.dgates) * sizeof(uint32_t));\n    launch",
+        "size_t(rings.dgates + rings.dh) * sizeof(uint32_t));\n      launch",
+        "size_t(rings.dgates) * sizeof(uint32_t));\n      launch",
     ),
 }

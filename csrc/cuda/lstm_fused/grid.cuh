@@ -25,12 +25,6 @@ struct GridShare {
   int turns;  // groups of 8 rows that a slice has
 };
 
-// Rows of all the batch at a time step: `count` from `first` on.
-struct Step {
-  int64_t first;
-  int count;
-};
-
 // A group's slice of the batch, and the cell that a thread owns in each of its turns. The second
 // half of a block's threads owns none.
 struct Slice {
@@ -48,15 +42,15 @@ struct Slice {
 
   static __device__ __forceinline__ bool owns_cells() { return threadIdx.x < kGridCells; }
 
-  // In the order of the direction; none before the first and after the last.
-  __device__ __forceinline__ Step step(int n) const {
+  // Of all the batch, in the order of the direction; none before the first and after the last.
+  __device__ __forceinline__ StepRows step(int n) const {
     if (n < 0 || n >= steps) return {0, 0};
     const int64_t t = direction == 1 ? steps - 1 - n : n;
     if (!sizes.offsets) return {t * sizes.B, int(sizes.B)};
     return {sizes.offsets[t], int(sizes.offsets[t + 1] - sizes.offsets[t])};
   }
   // The 8 rows of a turn, or those of them that the step has.
-  __device__ __forceinline__ StepRows rows(const Step& step, int turn) const {
+  __device__ __forceinline__ StepRows rows(const StepRows& step, int turn) const {
     const int before = first_row + turn * kGridColumns, left = step.count - before;
     return {step.first + before, left < 0 ? 0 : left < kGridColumns ? left : kGridColumns};
   }
@@ -115,6 +109,13 @@ struct Group {
   }
   static __device__ __forceinline__ bool hands_on(int unit) {
     return sizeof(T) == 4 || unit % 2 == 0;
+  }
+
+  // Fills a buffer with zeros. Factors past H stay so: they meet weights of zero, and a NaN would
+  // come through.
+  static __device__ __forceinline__ void clear(unsigned char* buffer) {
+    for (int k = int(threadIdx.x); k < int(kPlan.buffer / 16); k += kGridThreads)
+      reinterpret_cast<uint4*>(buffer)[k] = {0, 0, 0, 0};
   }
 
   // The factors in a word that was handed on.

@@ -54,6 +54,13 @@ constexpr LF_FN int64_t dh_words(int blocks) {
   return int64_t(blocks) * kGridParts * kGridCells * 2;
 }
 
+// Two words, and behind them their tags.
+__device__ __forceinline__ void poll_pairs(uint32_t (&words)[4], const uint32_t* from) {
+  uint32_t word[2], tags[2];
+  ptx::poll_tagged(word, tags, from);
+  words[0] = word[0], words[1] = word[1], words[2] = tags[0], words[3] = tags[1];
+}
+
 // The gradients of 8 rows of a part, with the tag, into `to` as factors.
 template <class Self>
 struct PartOfGates {
@@ -72,9 +79,7 @@ struct PartOfGates {
   }
   __device__ __forceinline__ void poll(int piece, uint32_t (&words)[4]) const {
     const int row = Self::row_of(piece) * (4 * kUnits * kSize / 4 * 2);
-    uint32_t word[2], tags[2];
-    ptx::poll_tagged(word, tags, from + row + Self::byte_of(piece) / 4);
-    words[0] = word[0], words[1] = word[1], words[2] = tags[0], words[3] = tags[1];
+    poll_pairs(words, from + row + Self::byte_of(piece) / 4);
   }
   __device__ __forceinline__ bool is_there(int, const uint32_t (&words)[4]) const {
     return words[2] == tag && words[3] == tag;
@@ -95,9 +100,7 @@ struct SharesOfDh {
 
   __device__ __forceinline__ bool wanted(int piece) const { return 2 * piece < parts; }
   __device__ __forceinline__ void poll(int piece, uint32_t (&words)[4]) const {
-    uint32_t word[2], tags[2];
-    ptx::poll_tagged(word, tags, from + piece * kGridCells * 4);
-    words[0] = word[0], words[1] = word[1], words[2] = tags[0], words[3] = tags[1];
+    poll_pairs(words, from + piece * kGridCells * 4);
   }
   __device__ __forceinline__ bool is_there(int piece, const uint32_t (&words)[4]) const {
     return words[2] == tag && (words[3] == tag || 2 * piece + 1 == parts);
@@ -145,9 +148,8 @@ __global__ void __launch_bounds__(kGridThreads, 1)
     dh_of_all[Slice::place(turn)] = exists && scan.dh_n ? widen(scan.dh_n[slice.state(turn)]) : 0.f;
     dc_of_all[Slice::place(turn)] = exists && scan.dc_n ? scan.dc_n[slice.state(turn)] : 0.f;
   }
-  // Factors past H stay zero: they meet weights of zero, and a NaN would come through.
-  for (int k = int(threadIdx.x); k < int(kPlan.buffer / 16); k += kGridThreads)
-    reinterpret_cast<uint4*>(now_read)[k] = reinterpret_cast<uint4*>(now_written)[k] = {0, 0, 0, 0};
+  Self::clear(now_read);
+  Self::clear(now_written);
   __syncthreads();
 
   T gates[4], dy(0.f);
@@ -182,10 +184,10 @@ __global__ void __launch_bounds__(kGridThreads, 1)
                                        tag, dh_of_all[Slice::place(turn)]});
   };
 
-  const auto load_turn = [&](const Step& step, int n, int turn) {
+  const auto load_turn = [&](const StepRows& step, int n, int turn) {
     load_inputs(turn, slice.rows(step, turn), slice.rows(slice.step(n - 1), turn));
   };
-  Step after{0, 0}, now = slice.step(slice.steps - 1);
+  StepRows after{0, 0}, now = slice.step(slice.steps - 1);
   // What the step after has sent back, the cells of a turn, and their gradients on their way.
   const auto update = [&](int n, uint32_t tag, int turn) {
     take_dh(tag - 1, turn, slice.rows(after, turn));

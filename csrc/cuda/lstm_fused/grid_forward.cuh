@@ -119,9 +119,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
 
   for (int turn = 0; Slice::owns_cells() && turn < turns; ++turn)
     c_of_all[Slice::place(turn)] = slice.exists(turn) && scan.c0 ? scan.c0[slice.state(turn)] : 0.f;
-  // Factors past H stay zero: they meet weights of zero, and a NaN would come through.
-  for (int k = int(threadIdx.x); k < int(kPlan.buffer / 16); k += kGridThreads)
-    reinterpret_cast<uint4*>(h)[k] = {0, 0, 0, 0};
+  Self::clear(h);
   __syncthreads();
 
   const auto states_at = [&](const StepRows& rows) {
@@ -136,10 +134,10 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   };
 
   const int bytes = int(p.exchange.is_y ? H * sizeof(T) : p.exchange.row);  // of a state
-  Step before = slice.step(-1), now = slice.step(0), next = slice.step(1);
+  StepRows before = slice.step(-1), now = slice.step(0), next = slice.step(1);
   load_input(slice.rows(now, 0));
   for (int n = 0; n < slice.steps; ++n) {
-    const Step later = slice.step(n + 2);
+    const StepRows later = slice.step(n + 2);
     for (int turn = 0; turn < turns; ++turn) {
       const StepRows rows = slice.rows(now, turn), rows_before = slice.rows(before, turn);
       if (rows.count == 0) break;  // and none in the turns after it

@@ -13,8 +13,7 @@ struct ScanSizes {
   const int64_t* offsets;
 };
 
-// Rows of the tensors at one time step that belong to a slice of the batch: `count` from `first`
-// on.
+// Rows of the tensors at one time step, of all the batch or of a slice: `count` from `first` on.
 struct StepRows {
   int64_t first;
   int count;

@@ -1,0 +1,64 @@
+// From a layer to the kernel that was compiled for its cell, its product and its bucket of hidden
+// sizes: what the drivers of cuda.block and cuda.grid share.
+#pragma once
+
+#include <stdexcept>
+
+#include "cell/list.h"
+#include "cuda/lstm_fused/dev.cuh"
+#include "cuda/lstm_fused/product_plan.h"
+
+namespace lf::cuda {
+
+// A Family has
+//   buckets                                  its table
+//   bucket_of(product, H)                    the place there of the one for H
+//   run<Cell, product, place>(p, context)    the launch
+// and is_compiled says which buckets a product has.
+//
+// Tries the buckets from kBucket on.
+template <class Family, class CellType, Product kProduct, int kBucket, class Layer>
+void run_bucket(const Layer& p, const Context& context, int bucket) {
+  if constexpr (kBucket < std::size(Family::buckets)) {
+    if constexpr (is_compiled(kProduct, Family::buckets[kBucket]))
+      if (bucket == kBucket) return Family::template run<CellType, kProduct, kBucket>(p, context);
+    run_bucket<Family, CellType, kProduct, kBucket + 1>(p, context, bucket);
+  } else {
+    throw std::logic_error("lstm_fused: a layer that why_not should have refused");
+  }
+}
+
+template <class Family, class CellType, class Layer>
+void run_product(const Layer& p, const Context& context) {
+  const Product product = product_of(p.dtype, context.tf32);
+  const int bucket = Family::bucket_of(product, p.d.H);
+  switch (product) {
+    case Product::bf16:
+      return run_bucket<Family, CellType, Product::bf16, 0>(p, context, bucket);
+    case Product::f16:
+      return run_bucket<Family, CellType, Product::f16, 0>(p, context, bucket);
+    case Product::tf32:
+      return run_bucket<Family, CellType, Product::tf32, 0>(p, context, bucket);
+    case Product::ieee:
+      return run_bucket<Family, CellType, Product::ieee, 0>(p, context, bucket);
+  }
+}
+
+template <class Family, class Layer>
+void run(const Layer& p, const Context& context) {
+  switch (p.cell) {
+#define LF_CASE(id, CellType) \
+  case Cell::id:              \
+    return run_product<Family, CellType>(p, context);
+    LF_FOR_EACH_CELL(LF_CASE)
+#undef LF_CASE
+  }
+}
+
+// mma.sync and cp.async came with this generation.
+inline const char* why_not_here() {
+  if (const char* const reason = dev::why_not_here()) return reason;
+  return dev::limits().capability >= 80 ? nullptr : "it needs a GPU of capability 8.0 or later";
+}
+
+}  // namespace lf::cuda
