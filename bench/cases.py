@@ -6,6 +6,7 @@ Letters: T steps, B batch, I input, H hidden, L layers; float32 where nothing is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -261,9 +262,9 @@ QUICK = {
 }
 
 
-def suite(name: str, *, quick: bool = False, containing: str = "") -> list[Case]:
-    """Cases of a suite whose id contains a text."""
+def suite(name: str, *, quick: bool = False, matching: str = "") -> list[Case]:
+    """Cases of a suite whose id a regular expression finds something in; all by default."""
     cases = SUITES[name]()
     if quick:
         cases = [case for case in cases if case.id in QUICK[name]]
-    return [case for case in cases if containing in case.id]
+    return [case for case in cases if re.search(matching, case.id)]

@@ -138,13 +138,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="bench.memory", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--filter", default="", help="cases whose id contains this")
+    parser.add_argument("--filter", default="", help="cases whose id this regular expression matches")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result file")
     args = parser.parse_args(argv)
-    cases = [case for case in suite("cpu", containing=args.filter) if case.kind == "training"]
+    cases = [case for case in suite("cpu", matching=args.filter) if case.kind == "training"]
     runs = [(case, arm) for case in cases for arm in competitors(case)]
     if not runs:
-        parser.error(f"no training case contains {args.filter!r}")
+        parser.error(f"no training case matches {args.filter!r}")
     os.environ.update(ALLOCATOR)  # read when a process starts: by those that measure
     stamp = machine.stamp(CPU, " ".join(["python -m bench.memory", *(argv or sys.argv[1:])]))
     args.out.mkdir(parents=True, exist_ok=True)

@@ -151,7 +151,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.run", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--suite", choices=sorted(SUITES), required=True)
     parser.add_argument("--quick", action="store_true", help="one case of each kind, fewer rounds")
-    parser.add_argument("--filter", default="", help="cases whose id contains this")
+    parser.add_argument("--filter", default="", help="cases whose id this regular expression matches")
     parser.add_argument(
         "--arms", nargs="+", default=[], help="arms whose name contains one of these"
     )
@@ -183,9 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     if args.isa:
         isa.rerun("bench.run", argv or sys.argv[1:], args.isa)
-    cases = suite(args.suite, quick=args.quick, containing=args.filter)
+    cases = suite(args.suite, quick=args.quick, matching=args.filter)
     if args.list or not cases:
-        print("\n".join(case.id for case in cases) or f"no case contains {args.filter!r}")
+        print("\n".join(case.id for case in cases) or f"no case matches {args.filter!r}")
         return 0 if cases else 2
     device = torch.device("cuda" if args.suite == "gpu" else "cpu")
     candidates = arms(device, tuple(args.arms))

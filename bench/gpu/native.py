@@ -44,10 +44,10 @@ MODES = {
 }
 
 
-def cases(device: str, containing: str) -> list[Case]:
+def cases(device: str, matching: str) -> list[Case]:
     """Dense cases of the suite in its order, each shape once, whatever dtypes it is there in."""
     found: dict[tuple[Any, ...], Case] = {}
-    for case in suite("gpu" if device == "cuda" else "cpu", containing=containing):
+    for case in suite("gpu" if device == "cuda" else "cpu", matching=matching):
         shape = (case.T, case.B, case.I, case.H, case.L, case.bidirectional, case.proj)
         if not case.packed:
             found.setdefault((*shape, case.kind), case)

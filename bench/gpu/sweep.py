@@ -14,9 +14,9 @@ from bench.run import QUICK_ROUNDS, describe, measure
 def run(report: Report) -> None:
     if not build.runnable(report):
         return
-    device, containing = torch.device(report.device), report.options["filter"]
+    device, matching = torch.device(report.device), report.options["filter"]
     on_gpu = report.device == "cuda"
-    cases = suite("gpu" if on_gpu else "cpu", quick=not on_gpu, containing=containing)
+    cases = suite("gpu" if on_gpu else "cpu", quick=not on_gpu, matching=matching)
     candidates = arms(device)
     variant = {arm.name: arm.variant for arm in candidates}
     right: dict[str, bool] = {}

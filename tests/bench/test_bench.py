@@ -39,7 +39,7 @@ def test_case_names_are_unique_and_quick_ones_exist(name: str) -> None:
     assert len(set(ids)) == len(ids)
     assert [case.id for case in suite(name, quick=True)] == [i for i in ids if i in QUICK[name]]
     assert len(suite(name, quick=True)) == len(QUICK[name])
-    assert suite(name, containing="no such case") == []
+    assert suite(name, matching="no such case") == []
 
 
 def test_the_two_shapes_that_must_not_be_slower_are_measured() -> None:
