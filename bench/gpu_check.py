@@ -237,7 +237,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--stages", help="of --list, with commas between; the first is always run")
     add("--cpu", action="store_true", help="at last, the CPU tests and CPU benchmarks as well")
     add("--device", choices=["cuda", "cpu"], default="cuda")
-    add("--filter", default="", help="native, sweep: cases whose id this regular expression matches")
+    add("--filter", default="", help="native, sweep: cases whose id matches this regex")
     add("--tests", default="", help="tests: an expression for pytest -k")
     add("--out", type=Path, default=RESULTS, help="folder of the result file and its log")
     add("--list", action="store_true", help="print the stages and stop")

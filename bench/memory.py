@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="bench.memory", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--filter", default="", help="cases whose id this regular expression matches")
+    parser.add_argument("--filter", default="", help="cases whose id matches this regex")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result file")
     args = parser.parse_args(argv)
     cases = [case for case in suite("cpu", matching=args.filter) if case.kind == "training"]

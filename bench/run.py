@@ -151,7 +151,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.run", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--suite", choices=sorted(SUITES), required=True)
     parser.add_argument("--quick", action="store_true", help="one case of each kind, fewer rounds")
-    parser.add_argument("--filter", default="", help="cases whose id this regular expression matches")
+    parser.add_argument("--filter", default="", help="cases whose id matches this regex")
     parser.add_argument(
         "--arms", nargs="+", default=[], help="arms whose name contains one of these"
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lstm_fused import check, native
 from lstm_fused.composite import Direction
-from lstm_fused.layer import layer, runs_natively, step, unchecked
+from lstm_fused.layer import direct, direct_step, layer, runs_natively, step, unchecked
 
 _LOWERED = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -44,14 +44,18 @@ def lstm(
     autocast dtype. Raises TypeError, ValueError or RuntimeError, as nn.LSTM, with a sentence.
     """
     _refuse_tracing()
+    if num_layers == 1 and not bidirectional and batch_sizes is None and dropout == 0.0:
+        found = direct(input, hx, params, batch_first)
+        if found is not None:
+            return found
     check.tensor("input", input)
     check.stack_arguments(num_layers, dropout)
     if not isinstance(params, (list, tuple)):  # A ParameterList's slice is a module.
         params = list(params)
     if num_layers == 1 and not bidirectional and batch_sizes is None and input.dim() == 3:
-        found = unchecked(input, hx, params, batch_first=batch_first)
-        if found is not None:
-            return found[0], (found[1], found[2])
+        outputs = unchecked(input, hx, params, batch_first=batch_first)
+        if outputs is not None:
+            return outputs[0], (outputs[1], outputs[2])
     lowered = autocast_dtype(input)
     if lowered is not None:
         input, params = lower(input, lowered), [lower(p, lowered) for p in params]
@@ -147,12 +151,17 @@ def lstm_cell(
     Autocast and errors are as in `lstm`.
     """
     _refuse_tracing()
+    given: tuple[Any, ...] = (weight_ih, weight_hh, bias_ih, bias_hh)
+    if bias_ih is bias_hh is None:
+        given = given[:2]
+    found = direct_step(input, hx, given)
+    if found is not None:
+        return found
     check.tensor("input", input)
     if input.dim() == 2:
-        given = (weight_ih, weight_hh, bias_ih, bias_hh)
-        found = unchecked(input, hx, given[:2] if bias_ih is bias_hh is None else given)
-        if found is not None:
-            return found[0], found[1]
+        outputs = unchecked(input, hx, given)
+        if outputs is not None:
+            return outputs[0], outputs[1]
     batched = check.rank("LSTMCell", input, 2)
     if hx is not None:
         h0, c0 = check.pair("lstm_cell", hx)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from lstm_fused import autograd, composite, dispatch, native, ops, transforms
+from lstm_fused import _load, autograd, composite, dispatch, native, ops, transforms
 from lstm_fused.composite import Direction
 
 _NO_DIRECTION = (None, None, None, None, None)
@@ -68,6 +68,64 @@ def step(
     return h.squeeze(0), c.squeeze(0)
 
 
+# lstm_fused._C where torch has what its direct_* functions need.
+_direct: Any = None
+
+
+def _bind_direct() -> None:
+    global _direct
+    module = _load.load()
+    assert module is not None
+    if module.bind_direct(Tensor, nn.Parameter):
+        _direct = module
+
+
+ops.when_loaded(_bind_direct)
+
+
+def direct(
+    x: Any, hx: Any, weights: Sequence[Any], batch_first: bool = False
+) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
+    """What a layer of one direction gives where numbers are all that is wanted, or None: take
+    another way, which checks the arguments and says what is wrong.
+
+    Past torch's dispatcher, in a third of the time: so only without gradients, in eager mode, for
+    float32 and float64 that lie on a CPU as a kernel takes them. Arguments are those of
+    `unchecked`, of whatever type; returns y, (h_n, c_n).
+    """
+    code = _direct_code()
+    return None if code is None else _direct.direct_layer(x, hx, weights, batch_first, code)
+
+
+def direct_step(x: Any, hx: Any, weights: Sequence[Any]) -> tuple[Tensor, Tensor] | None:
+    """The same of one step: x [B, I], hx a pair of [B, H] or None; returns h, c [B, H]."""
+    code = _direct_code()
+    return None if code is None else _direct.direct_step(x, hx, weights, code)
+
+
+def _direct_code() -> int | None:
+    """The code of the variant for a direct call, or None: there must be none."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not _direct or _modes():
+        return None
+    if torch._C._autograd._profiler_enabled():  # it shows the op
+        return None
+    name = dispatch.forced()
+    if name is None:
+        return dispatch.AUTOMATIC
+    return dispatch.KERNELS.index(name) if name.startswith("cpu.") else None
+
+
+def _modes() -> bool:
+    """Whether a mode is in force by which torch sees, or changes, what its ops are given."""
+    return (
+        torch._C._is_any_autocast_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or forward_ad._current_level >= 0
+    )
+
+
 def unchecked(
     x: Tensor, hx: Any, weights: Sequence[Any], *, batch_first: bool = False
 ) -> tuple[Tensor, ...] | None:
@@ -88,11 +146,7 @@ def unchecked(
         or type(x) not in _PLAIN
         or not x.is_cpu
         or x.dtype not in ops.DTYPE_CODES
-        or torch._C._is_any_autocast_enabled()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
-        or forward_ad._current_level >= 0
+        or _modes()
         or len(weights) not in _ABSENT
     ):
         return None

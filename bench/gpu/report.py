@@ -17,7 +17,7 @@ class Report:
     """Passed to the `run(report)` of a stage.
 
     device   "cuda", or "cpu": walk the same path where there is no GPU
-    options  "filter": regular expression for the ids of cases; "tests": an expression for pytest -k;
+    options  "filter": a regex for the ids of cases; "tests": an expression for pytest -k;
              "out": folder of the result files
     rows     rows of a result file, as bench.run writes them
     checks   what was found right or wrong, with the variant that it speaks of, if of one

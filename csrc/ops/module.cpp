@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include "dispatch/registry.h"
+#include "ops/direct.h"
 
 namespace py = pybind11;
 
@@ -76,4 +77,5 @@ PYBIND11_MODULE(_C, m) {
         py::arg("D"));
   m.def("build_info", &build_info, "Compiler, OpenMP and CUDA toolkit that built this module.");
   m.def("omp_info", &omp_info, "The OpenMP runtime that the CPU kernels use.");
+  if (!lf::ops::add_direct_functions(m.ptr())) throw py::error_already_set();
 }

@@ -27,6 +27,10 @@ ScalarType scalar_type(DType dtype);
 Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, DType dtype);
 Tensor empty_bytes(const Tensor& like, size_t bytes);
 
+// Fills memory of the CPU with NaN where the tests ask for it (LSTM_FUSED_POISON): torch's own
+// switch for that is above our allocations.
+void poison(void* memory, size_t bytes);
+
 // A strided view without a dispatcher round trip (0.2 us against 1); offset in elements from the
 // tensor's own start.
 Tensor view(const Tensor& t, std::initializer_list<int64_t> sizes,

@@ -285,7 +285,7 @@ def test_an_empty_environment_variable_forces_nothing() -> None:
 
 
 def test_the_block_outranks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LSTM_FUSED_VARIANT", RUNNABLE[0])
+    monkeypatch.setattr(dispatch, "_FROM_ENVIRONMENT", RUNNABLE[0])
     assert dispatch.forced() == RUNNABLE[0]
     with variant("torch.composite"):
         assert dispatch.forced() == "torch.composite"
