@@ -59,6 +59,7 @@ STAGES = (
     Stage("sanitizer", "compute-sanitizer's four tools over tiny grids", 0.6, True),
     Stage("stress", "10000 launches of each variant with equal bits", 0.4),
     Stage("micro", "microbenchmarks that the kernels' design rests on", 0.4, True),
+    Stage("scans", "each scan alone, us a step, and without some of its parts", 0.4, True),
     Stage("native", "torch.nn.LSTM over the published suites, and its kernels", 0.4),
     Stage("sweep", "ours against torch, headline cases first", 0.75),
     Stage("ncu", "counters of every kernel of four cases", 1.0, True),

@@ -19,11 +19,14 @@ def compile_program(
     architectures: Sequence[str] | None = None,
     include: Sequence[Path] = (),
     strict: bool = False,
+    define: Sequence[str] = (),
 ) -> Path:
     """Compile and link `sources` with nvcc; raises RuntimeError with what it says.
 
     architectures  in the notation of TORCH_CUDA_ARCH_LIST; None: what the library is built for
+    include        folders that come before csrc
     strict         warnings, spilled registers and local memory are errors
+    define         flags like -DNAME=VALUE
     """
     toolkit, why_not = _build.find_toolkit()
     if toolkit is None:
@@ -31,7 +34,7 @@ def compile_program(
     chosen = tuple(architectures or _build.choose_architectures(toolkit))
     plan = _build.Plan(CSRC, toolkit, chosen, None, strict)
     folders = [f"-I{folder}" for folder in (*include, CSRC)]
-    command = [toolkit.nvcc, *_build.nvcc_flags(plan), *folders]
+    command = [toolkit.nvcc, *_build.nvcc_flags(plan), *define, *folders]
 
     def call(*arguments: str) -> None:
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)

@@ -1,0 +1,163 @@
+"""Each scan kernel by itself: microseconds a time step, and where they go.
+
+A program (bench/gpu/scans/) runs the scan of one variant without the products over all rows. It is
+compiled once as the kernels are and once for each of PARTS without that part: what then remains is
+the time of the others. Without a part results are wrong, and nobody looks at them.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.gpu import micro, nvcc
+from bench.gpu.reporter import Reporter
+
+SOURCE = Path(__file__).with_suffix("") / "main.cu"
+SECONDS = 60  # for one program
+
+# dtype:T,B,H,D. The floors are those of the design, in microseconds a step of forward in bf16.
+GRID = ["bf16:1024,16,768,1", "bf16:64,16,768,1", "bf16:512,1,1024,1", "bf16:512,8,1024,1"]
+GRID += ["bf16:512,64,1024,1", "bf16:512,1,512,1", "bf16:512,16,512,2", "bf16:256,64,2048,1"]
+GRID += ["fp16:1024,16,768,1", "tf32:512,16,512,1"]
+FEW = ["bf16:1024,16,768,1", "bf16:512,64,1024,1", "bf16:512,1,512,1"]
+BLOCK = ["bf16:1024,64,128,1", "tf32:1024,64,128,1", "bf16:1024,8,64,1", "fp16:1024,32,192,1"]
+FLOORS = {
+    "bf16.t1024b16h768d1": 0.95,
+    "bf16.t512b1h1024d1": 0.92,
+    "bf16.t512b64h1024d1": 1.6,
+    "bf16.t512b1h512d1": 0.74,
+    "bf16.t256b64h2048d1": 3.9,
+    "bf16.t1024b64h128d1": 0.41,
+}
+# What the heads of the kernels' files promise.
+PREDICTIONS = {
+    "cuda.grid.bf16.t512b8h1024d1.forward": 1.45,
+    "cuda.grid.bf16.t512b8h1024d1.backward": 2.0,
+    "cuda.block.bf16.t1024b64h128d1.forward": 0.79,
+    "cuda.block.bf16.t1024b64h128d1.backward": 0.84,
+}
+
+
+class Edit(NamedTuple):
+    """One changed place of a kernel, where `old` stands once."""
+
+    file: str  # below csrc/cuda/lstm_fused
+    old: str
+    new: str
+
+
+class Scan(NamedTuple):
+    """A program to compile and run."""
+
+    driver: str  # below csrc/cuda
+    variant: str  # the name of the Variant in it
+    label: str
+    cases: Sequence[str]
+    edits: Sequence[Edit] = ()
+
+
+NOBODY_WAITS = [Edit("grid.cuh", "!source.is_there(first + k, words[k])", "false")]
+NOTHING_COMES = [
+    *NOBODY_WAITS,
+    Edit(
+        "grid.cuh",
+        "    if (wanted(k)) source.poll(first + k, words[k]);\n  uint64_t",
+        "    for (int w = 0; w < 4; ++w) words[k][w] = uint32_t(first);\n  uint64_t",
+    ),
+]
+NO_PRODUCTS = [
+    Edit(
+        "grid_forward.cuh",
+        "w_hh.template multiply_add<kPlan.pitch, 0>(h + first_term * int(sizeof(Factor)), sums);",
+        "(void)first_term;",
+    ),
+    Edit(
+        "grid_backward.cuh",
+        "w_hh.template multiply_add<kPlan.pitch, kSlab>(now_read, sums);",
+        "(void)kSlab;",
+    ),
+]
+PARTS = {
+    "nobody waits": NOBODY_WAITS,
+    "nothing comes": NOTHING_COMES,
+    "no products": NO_PRODUCTS,
+    "nothing comes, no products": [*NOTHING_COMES, *NO_PRODUCTS],
+}
+SCANS = [
+    Scan("grid.cu", "cuda_grid", "cuda.grid", GRID),
+    Scan("block.cu", "cuda_block", "cuda.block", BLOCK),
+]
+SCANS += [
+    Scan("grid.cu", "cuda_grid", f"cuda.grid ({part})", FEW, edits) for part, edits in PARTS.items()
+]
+
+
+def changed(csrc: Path, edits: Sequence[Edit]) -> None:
+    """Make the edits in a copy of csrc; raises RuntimeError where a text is not there once."""
+    for edit in edits:
+        path = csrc / "cuda" / "lstm_fused" / edit.file
+        text = path.read_text()
+        if text.count(edit.old) != 1:
+            raise RuntimeError(f"{edit.old!r} stands {text.count(edit.old)} times in {edit.file}")
+        path.write_text(text.replace(edit.old, edit.new))
+
+
+def build(
+    scan: Scan, folder: Path, architectures: Sequence[str] | None = None, strict: bool = False
+) -> Path:
+    """Compile a program in a folder of its own; raises RuntimeError."""
+    csrc = folder / "csrc"
+    shutil.copytree(nvcc.CSRC, csrc)
+    changed(csrc, scan.edits)
+    define = (f'-DLF_SCANS="cuda/{scan.driver}"', f"-DLF_VARIANT={scan.variant}")
+    return nvcc.compile_program([SOURCE], folder / "scans", architectures, [csrc], strict, define)
+
+
+def run_program(program: Path, scan: Scan) -> dict[str, Any]:
+    """Its figures by name; raises RuntimeError."""
+    done = subprocess.run(
+        [str(program), scan.label, *scan.cases],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{scan.label} failed: {done.stderr.strip()[-1000:]}")
+    return micro.parse(done.stdout)
+
+
+def beside_what_was_said(figures: dict[str, Any]) -> dict[str, Any]:
+    """Each figure with what was predicted of it and the floor, None where nothing was said."""
+    rows = {}
+    for name, figure in figures.items():
+        size = name.rpartition(".")[0].split(".", 2)[-1]
+        floor = None if name.endswith("backward") else FLOORS.get(size)
+        rows[name] = {**figure, "predicted": PREDICTIONS.get(name), "floor": floor}
+    return rows
+
+
+def run(report: Reporter) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+
+        def built(scan: Scan) -> Path:
+            return build(scan, Path(folder) / scan.label)
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            programs = [(scan, pool.submit(built, scan)) for scan in SCANS]
+            wrong = []
+            for scan, program in programs:
+                try:
+                    figures = run_program(program.result(), scan)
+                except (RuntimeError, subprocess.TimeoutExpired) as error:
+                    wrong.append(str(error))
+                    continue
+                report.put(scan.label, beside_what_was_said(figures))
+    if wrong:
+        raise RuntimeError("; ".join(wrong))

@@ -1,0 +1,97 @@
+"""The stage that times scan kernels alone (bench/gpu/scans.py), without a GPU."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.gpu import scans
+from bench.gpu.nvcc import CSRC
+from bench.gpu.scans import Edit, Scan
+
+LINE = (
+    '{"cuda.grid.bf16.t512b8h1024d1.forward": {"unit": "us", "value": 1.5, "spread": 0.01, '
+    '"parameters": {}}}'
+)
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def put(self, name: str, value: Any) -> None:
+        self.kept[name] = value
+
+
+def program(folder: Path, script: str) -> Path:
+    path = folder / "program"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.mark.parametrize("part", scans.PARTS)
+def test_every_part_can_be_left_out(part: str, tmp_path: Path) -> None:
+    shutil.copytree(CSRC, tmp_path / "csrc")
+    scans.changed(tmp_path / "csrc", scans.PARTS[part])
+    for edit in scans.PARTS[part]:
+        assert edit.old not in (tmp_path / "csrc/cuda/lstm_fused" / edit.file).read_text()
+
+
+def test_an_edit_of_text_that_is_gone_is_a_sentence(tmp_path: Path) -> None:
+    shutil.copytree(CSRC, tmp_path / "csrc")
+    with pytest.raises(RuntimeError, match=r"'no such text' stands 0 times in grid\.cuh"):
+        scans.changed(tmp_path / "csrc", [Edit("grid.cuh", "no such text", "")])
+
+
+def figure_names() -> set[str]:
+    """What the programs print, for all their cases."""
+    names = set()
+    for scan in scans.SCANS:
+        for case in scan.cases:
+            dtype, _, sizes = case.partition(":")
+            T, B, H, D = sizes.split(",")
+            for direction in ("inference", "forward", "backward"):
+                names.add(f"{scan.label}.{dtype}.t{T}b{B}h{H}d{D}.{direction}")
+    return names
+
+
+def test_what_was_said_is_of_figures_that_there_are() -> None:
+    names = figure_names()
+    assert set(scans.PREDICTIONS) <= names
+    with_floor = scans.beside_what_was_said({name: {} for name in names})
+    assert {row["floor"] for row in with_floor.values()} == {None, *scans.FLOORS.values()}
+    assert len({scan.label for scan in scans.SCANS}) == len(scans.SCANS)
+
+
+def test_figures_stand_beside_what_was_said(tmp_path: Path) -> None:
+    scan = Scan("grid.cu", "cuda_grid", "cuda.grid", ["bf16:512,8,1024,1"])
+    figures = scans.run_program(program(tmp_path, f"echo '{LINE}'"), scan)
+    (row,) = scans.beside_what_was_said(figures).values()
+    assert (row["value"], row["predicted"], row["floor"]) == (1.5, 1.45, None)
+
+
+def test_one_failure_leaves_the_other_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Scan("grid.cu", "cuda_grid", "good", [])
+    bad = Scan("grid.cu", "cuda_grid", "bad", [])
+    scripts = {
+        "good": f"echo '{LINE}'",
+        "bad": "echo 'the scan: unspecified launch failure' >&2; exit 1",
+    }
+
+    def build(scan: Scan, folder: Path) -> Path:
+        folder.mkdir()
+        return program(folder, scripts[scan.label])
+
+    monkeypatch.setattr(scans, "SCANS", [bad, good])
+    monkeypatch.setattr(scans, "build", build)
+    report = Recorder()
+    with pytest.raises(RuntimeError, match="bad failed: the scan: unspecified launch failure"):
+        scans.run(report)
+    assert list(report.kept) == ["good"]

@@ -1,0 +1,19 @@
+"""nvcc compiles the programs that time scans alone (bench/gpu/scans.py), whole ones strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.gpu import scans
+from bench.gpu.scans import Scan
+
+pytestmark = pytest.mark.cubin
+
+WHOLE = [scan for scan in scans.SCANS if not scan.edits]
+
+
+@pytest.mark.parametrize("scan", WHOLE, ids=lambda scan: scan.label)
+def test_whole_scans_compile(scan: Scan, tmp_path: Path) -> None:
+    assert scans.build(scan, tmp_path / "build", ["9.0a"], strict=True).exists()
