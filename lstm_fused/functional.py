@@ -44,8 +44,8 @@ def lstm(
     autocast dtype. Raises TypeError, ValueError or RuntimeError, as nn.LSTM, with a sentence.
     """
     _refuse_tracing()
-    if num_layers == 1 and not bidirectional and batch_sizes is None and dropout == 0.0:
-        found = direct(input, hx, params, batch_first)
+    if batch_sizes is None and dropout == 0.0:
+        found = direct(input, hx, params, num_layers, 2 if bidirectional else 1, batch_first)
         if found is not None:
             return found
     check.tensor("input", input)

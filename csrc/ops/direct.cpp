@@ -1,6 +1,6 @@
-// The forward of one direction on a CPU, for callers who want numbers and nothing else: no
-// gradient, no transform, no mode. The dispatcher and the boxing of 18 arguments take 4 us of a
-// call, which is all of a small step; here tensors are seen through DLPack's C exchange protocol.
+// The forward of a stack of layers on a CPU, for callers who want numbers and nothing else: no
+// gradient, no transform, no mode. The dispatcher and the boxing of 18 arguments take 4 us of an
+// op, which is most of a small step.
 //
 // Whatever is not exactly what a kernel takes is answered with None: the op then does it, or says
 // what is wrong.
@@ -8,177 +8,143 @@
 
 #include <cstdlib>
 #include <exception>
-#include <memory>
 #include <vector>
 
 #include "dispatch/registry.h"
-#include "ops/dlpack.h"
+#include "ops/seen.h"
 #include "ops/tensors.h"
 
 namespace lf::ops {
 namespace {
 
-// torch.Tensor, torch.nn.Parameter, and names of methods: they live as long as the process.
-struct Bound {
-  PyObject *tensor, *parameter, *is_neg, *new_empty;
-  const dlpack::ExchangeApi* api;
-} bound;
-
-struct Forget {
-  void operator()(PyObject* object) const { Py_XDECREF(object); }
-};
-using Object = std::unique_ptr<PyObject, Forget>;  // owns a reference
-
-// A contiguous tensor on the CPU that a kernel may read as it lies.
-struct Seen {
-  const void* data = nullptr;
-  dlpack::DataType dtype{};
-  int dims = 0;
-  int64_t sizes[3] = {};
-
-  bool is(std::initializer_list<int64_t> wanted) const {
-    int k = 0;
-    for (int64_t size : wanted)
-      if (k >= dims || sizes[k++] != size) return false;
-    return k == dims;
-  }
-};
-
-bool is_contiguous(const dlpack::Tensor& t) {
-  int64_t step = 1;
-  for (int k = t.dims; k-- > 0; step *= t.sizes[k])
-    if (t.sizes[k] != 1 && t.strides[k] != step) return false;
-  return step > 0;  // and something is there
-}
-
-// False: it is no such tensor. A view that negates what it shows shares its memory and is one only
-// by name.
-bool see(PyObject* object, Seen& seen) {
-  PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(object));
-  if (type != bound.tensor && type != bound.parameter) return false;
-  dlpack::Tensor t;
-  if (bound.api->from_python(object, &t) != 0) {  // sparse, say
-    PyErr_Clear();
-    return false;
-  }
-  if (t.device.type != dlpack::kCpu || t.dims < 1 || t.dims > 3 || !is_contiguous(t) || !t.data)
-    return false;
-  const Object negated(PyObject_CallMethodNoArgs(object, bound.is_neg));
-  if (negated.get() != Py_False) {
-    PyErr_Clear();
-    return false;
-  }
-  seen.data = static_cast<const char*>(t.data) + t.byte_offset;
-  seen.dtype = t.dtype;
-  seen.dims = t.dims;
-  for (int k = 0; k < t.dims; ++k) seen.sizes[k] = t.sizes[k];
-  return true;
-}
-
-// Everything that a call gives, of one dtype.
-struct Given {
+// What a call gives, of one dtype, and its sizes.
+struct Stack {
+  PyObject* like = nullptr;  // x
   Seen x, h0, c0;
   bool has_states = false;
-  Seen weights[5];
-  Py_ssize_t count = 0;  // of weights: 2, 4 or 5
+  std::vector<Seen> weights;  // of each layer, of each direction, `kinds` of them
+  size_t kinds = 0;           // 2, 4 (with biases) or 5 (with a projection as well)
   DType dtype{};
-  PyObject* like = nullptr;  // x
+  int64_t L = 0;
+  Dims d{};  // of each layer
+
+  size_t element() const { return element_size(dtype); }
+  const Seen* of(int64_t layer, int64_t direction) const {
+    return &weights[size_t(layer * d.D + direction) * kinds];
+  }
 };
 
+bool is_list(PyObject* object) { return PyTuple_CheckExact(object) || PyList_CheckExact(object); }
+
 // x, hx, weights
-bool see_all(PyObject* const* arguments, Given& given) {
-  if (!see(arguments[0], given.x)) return false;
-  const dlpack::DataType& dtype = given.x.dtype;
+bool see_all(PyObject* const* arguments, Stack& s) {
+  s.like = arguments[0];
+  if (!see(s.like, s.x)) return false;
+  const dlpack::DataType& dtype = s.x.dtype;
   if (dtype.code != dlpack::kFloat || dtype.lanes != 1 || (dtype.bits != 32 && dtype.bits != 64))
     return false;
-  given.dtype = dtype.bits == 32 ? DType::f32 : DType::f64;
-  const auto like_x = [&](const Seen& t) {
-    return t.dtype.code == dtype.code && t.dtype.bits == dtype.bits && t.dtype.lanes == 1;
-  };
+  s.dtype = dtype.bits == 32 ? DType::f32 : DType::f64;
 
   PyObject* const hx = arguments[1];
-  given.has_states = hx != Py_None;
-  if (given.has_states) {
-    if (!(PyTuple_CheckExact(hx) || PyList_CheckExact(hx)) || PySequence_Fast_GET_SIZE(hx) != 2)
-      return false;
+  s.has_states = hx != Py_None;
+  if (s.has_states) {
+    if (!is_list(hx) || PySequence_Fast_GET_SIZE(hx) != 2) return false;
     PyObject* const* const pair = PySequence_Fast_ITEMS(hx);
-    if (!see(pair[0], given.h0) || !see(pair[1], given.c0)) return false;
-    if (!like_x(given.h0) || !like_x(given.c0)) return false;
+    if (!see(pair[0], s.h0) || !see(pair[1], s.c0)) return false;
+    if (!s.h0.has_dtype_of(s.x) || !s.c0.has_dtype_of(s.x)) return false;
   }
-
   PyObject* const weights = arguments[2];
-  if (!(PyTuple_CheckExact(weights) || PyList_CheckExact(weights))) return false;
-  given.count = PySequence_Fast_GET_SIZE(weights);
-  if (given.count != 2 && given.count != 4 && given.count != 5) return false;
-  for (Py_ssize_t k = 0; k < given.count; ++k) {
-    if (!see(PySequence_Fast_GET_ITEM(weights, k), given.weights[k])) return false;
-    if (!like_x(given.weights[k])) return false;
-  }
-  given.like = arguments[0];
+  if (!is_list(weights)) return false;
+  s.weights.resize(size_t(PySequence_Fast_GET_SIZE(weights)));
+  PyObject* const* object = PySequence_Fast_ITEMS(weights);
+  for (Seen& weight : s.weights)
+    if (!see(*object++, weight) || !weight.has_dtype_of(s.x)) return false;
   return true;
 }
 
-// Fills in the sizes and the pointers of what is given; false: a shape is not what it must be.
-bool describe(const Given& given, int64_t T, int64_t B, LayerForward& p) {
-  const Seen* const w = given.weights;
-  if (w[0].dims != 2 || w[0].sizes[0] % 4) return false;
-  Dims& d = p.d;
-  d.T = T, d.B = B, d.D = 1, d.N = T * B;
-  d.H = w[0].sizes[0] / 4;
-  d.P = given.count == 5 ? w[4].sizes[0] : d.H;
-  p.I = given.x.sizes[given.x.dims - 1];
-  if (!w[0].is({4 * d.H, p.I}) || !w[1].is({4 * d.H, d.P})) return false;
-  if (given.count > 2 && (!w[2].is({4 * d.H}) || !w[3].is({4 * d.H}))) return false;
-  if (given.count == 5 && !w[4].is({d.P, d.H})) return false;
-  p.cell = Cell::lstm;
-  p.dtype = given.dtype;
-  p.x = given.x.data;
-  p.w_ih[0] = w[0].data, p.w_hh[0] = w[1].data;
-  p.b_ih[0] = w[2].data, p.b_hh[0] = w[3].data;
-  p.w_hr[0] = w[4].data;
-  p.h0 = given.h0.data, p.c0 = given.c0.data;
+// Sets the sizes; false: a shape is not what it must be.
+bool measure(Stack& s, long layers, long directions, int64_t T, int64_t B) {
+  if (layers < 1 || directions < 1 || directions > 2) return false;
+  const size_t groups = size_t(layers) * size_t(directions);
+  s.L = layers;
+  s.kinds = s.weights.size() / groups;
+  if (s.weights.size() % groups || (s.kinds != 2 && s.kinds != 4 && s.kinds != 5)) return false;
+  const Seen& first = s.weights[0];
+  if (first.dims != 2 || first.sizes[0] % 4) return false;
+  Dims& d = s.d;
+  d.T = T, d.B = B, d.D = directions, d.N = T * B;
+  d.H = first.sizes[0] / 4;
+  d.P = s.kinds == 5 ? s.weights[4].sizes[0] : d.H;
+  int64_t I = s.x.sizes[s.x.dims - 1];
+  for (int64_t layer = 0; layer < s.L; ++layer, I = d.D * d.P)
+    for (int64_t direction = 0; direction < d.D; ++direction) {
+      const Seen* const w = s.of(layer, direction);
+      if (!w[0].is({4 * d.H, I}) || !w[1].is({4 * d.H, d.P})) return false;
+      if (s.kinds > 2 && (!w[2].is({4 * d.H}) || !w[3].is({4 * d.H}))) return false;
+      if (s.kinds == 5 && !w[4].is({d.P, d.H})) return false;
+    }
   return true;
-}
-
-// A new tensor like x, and where its numbers go. Sizes as arguments of their own: as a tuple, or
-// with a dtype by name, torch takes 1.4 us to read them instead of 0.9.
-Object make(const Given& given, std::initializer_list<int64_t> sizes, void*& data) {
-  Object numbers[3];
-  PyObject* arguments[4] = {given.like};
-  size_t count = 1;
-  for (int64_t size : sizes) {
-    numbers[count - 1].reset(PyLong_FromLongLong(size));
-    arguments[count] = numbers[count - 1].get();
-    if (!arguments[count++]) return {};
-  }
-  Object tensor(PyObject_VectorcallMethod(bound.new_empty, arguments, count, nullptr));
-  dlpack::Tensor t;
-  if (!tensor || bound.api->from_python(tensor.get(), &t) != 0) return {};
-  data = t.data;
-  return tensor;
 }
 
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
+using Memory = std::unique_ptr<void, Free>;
 
-// The scan itself, by the variant with that code; false with a Python error set.
-bool run(const Variant& variant, LayerForward& p, void* scratch_y) {
+// As torch allocates, with what the tests want to find there.
+Memory allocate(size_t bytes) {
+  const size_t whole = (bytes + 63) / 64 * 64;
+  Memory memory(whole ? std::aligned_alloc(64, whole) : nullptr);
+  if (whole && !memory) throw std::bad_alloc();
+  poison(memory.get(), whole);
+  return memory;
+}
+
+// One layer after the other. y [N, D*P], h_n [L*D, B, P] and c_n [L*D, B, H]; y may be h_n where
+// the only output is the only state.
+void run_layers(const Stack& s, const Variant& variant, void* y, void* h_n, void* c_n) {
+  const Dims& d = s.d;
+  std::vector<int64_t> offsets(size_t(d.T) + 1);
+  for (int64_t t = 0; t <= d.T; ++t) offsets[size_t(t)] = t * d.B;
+  Context context{};
+  context.threads = int(torch::stable::get_num_threads());
+  // What layers hand to the next, in two places by turns.
+  const size_t between = size_t(d.N * d.D * d.P) * s.element();
+  const Memory handed_on[2] = {allocate(s.L > 1 ? between : 0), allocate(s.L > 2 ? between : 0)};
+
+  LayerForward p{};
+  p.cell = Cell::lstm;
+  p.dtype = s.dtype;
+  p.d = d;
+  p.offsets = offsets.data();
+  for (int64_t layer = 0; layer < s.L; ++layer) {
+    const auto at = [&](const void* first, int64_t width) {
+      return first ? static_cast<const char*>(first) + layer * d.D * d.B * width * s.element()
+                   : nullptr;
+    };
+    p.I = layer ? d.D * d.P : s.x.sizes[s.x.dims - 1];
+    p.x = layer ? p.y : s.x.data;
+    p.y = layer + 1 < s.L ? handed_on[layer % 2].get() : y;
+    for (int64_t direction = 0; direction < d.D; ++direction) {
+      const Seen* const w = s.of(layer, direction);
+      p.w_ih[direction] = w[0].data, p.w_hh[direction] = w[1].data;
+      if (s.kinds > 2) p.b_ih[direction] = w[2].data, p.b_hh[direction] = w[3].data;
+      if (s.kinds > 4) p.w_hr[direction] = w[4].data;
+    }
+    p.h0 = at(s.h0.data, d.P), p.c0 = at(s.c0.data, d.H);
+    p.h_n = const_cast<char*>(at(h_n, d.P)), p.c_n = const_cast<char*>(at(c_n, d.H));
+    const Memory workspace = allocate(variant.forward_workspace(p));
+    context.workspace = workspace.get();
+    variant.forward(p, context);
+  }
+}
+
+// The same while others may have Python; false with a Python error.
+bool run(const Stack& s, const Variant& variant, void* y, void* h_n, void* c_n) {
   std::exception_ptr failure;
   Py_BEGIN_ALLOW_THREADS;
   try {
-    if (scratch_y) p.y = scratch_y;
-    std::vector<int64_t> offsets(size_t(p.d.T) + 1);
-    for (int64_t t = 0; t <= p.d.T; ++t) offsets[size_t(t)] = t * p.d.B;
-    p.offsets = offsets.data();
-    Context context{};
-    context.threads = int(torch::stable::get_num_threads());
-    const size_t bytes = (variant.forward_workspace(p) + 63) / 64 * 64;
-    const std::unique_ptr<void, Free> workspace(bytes ? std::aligned_alloc(64, bytes) : nullptr);
-    if (bytes && !workspace) throw std::bad_alloc();
-    poison(workspace.get(), bytes);
-    context.workspace = workspace.get();
-    variant.forward(p, context);
+    run_layers(s, variant, y, h_n, c_n);
   } catch (...) {
     failure = std::current_exception();
   }
@@ -194,67 +160,63 @@ bool run(const Variant& variant, LayerForward& p, void* scratch_y) {
   return false;
 }
 
-// The variant that runs the layer as it is given, or nullptr.
-const Variant* chosen(const LayerForward& p, PyObject* code) {
+// The variant that runs the layers as they are given, or nullptr.
+const Variant* chosen(const Stack& s, PyObject* code) {
   const long forced = PyLong_AsLong(code);
   const char* reason;
-  return choose(lf::Device::cpu, p.cell, p.dtype, p.d, false, int(forced), &reason);
+  if (PyErr_Occurred()) return nullptr;
+  return choose(lf::Device::cpu, Cell::lstm, s.dtype, s.d, false, int(forced), &reason);
 }
 
-PyObject* none() { Py_RETURN_NONE; }
+PyObject* none() {
+  PyErr_Clear();
+  Py_RETURN_NONE;
+}
 
-// bind_direct(Tensor, Parameter) -> whether this torch has the protocol
 PyObject* bind_direct(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (count != 2) return PyErr_Format(PyExc_TypeError, "bind_direct takes Tensor and Parameter");
-  const Object capsule(PyObject_GetAttrString(arguments[0], dlpack::kAttribute));
-  const auto* const api = static_cast<const dlpack::ExchangeApi*>(
-      capsule ? PyCapsule_GetPointer(capsule.get(), dlpack::kCapsule) : nullptr);
-  PyErr_Clear();
-  if (!api || api->version.major != dlpack::kMajor) Py_RETURN_FALSE;
-  bound.api = api;
-  bound.tensor = Py_NewRef(arguments[0]);
-  bound.parameter = Py_NewRef(arguments[1]);
-  bound.is_neg = PyUnicode_InternFromString("is_neg");
-  bound.new_empty = PyUnicode_InternFromString("new_empty");
-  Py_RETURN_TRUE;
+  return PyBool_FromLong(bind_torch(arguments[0], arguments[1]));
 }
 
-// direct_layer(x, hx, weights, batch_first, variant) -> (y, (h_n, c_n)) or None
-PyObject* direct_layer(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != 5) return PyErr_Format(PyExc_TypeError, "direct_layer takes 5 arguments");
-  Given given;
-  if (!see_all(arguments, given) || given.x.dims != 3) return none();
-  const bool batch_first = arguments[3] == Py_True;
-  const int64_t T = given.x.sizes[batch_first], B = given.x.sizes[!batch_first];
+PyObject* direct_stack(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != 7) return PyErr_Format(PyExc_TypeError, "direct_stack takes 7 arguments");
+  Stack s;
+  if (!see_all(arguments, s) || s.x.dims != 3) return none();
+  const bool batch_first = arguments[5] == Py_True;
+  const int64_t T = s.x.sizes[batch_first], B = s.x.sizes[!batch_first];
   if (batch_first && T > 1 && B > 1) return none();  // rows of time do not lie next to each other
-  LayerForward p{};
-  if (!describe(given, T, B, p)) return none();
-  const int64_t H = p.d.H, P = p.d.P;
-  if (given.has_states && !(given.h0.is({1, B, P}) && given.c0.is({1, B, H}))) return none();
-  const Variant* const variant = chosen(p, arguments[4]);
+  if (!measure(s, PyLong_AsLong(arguments[3]), PyLong_AsLong(arguments[4]), T, B)) return none();
+  const int64_t H = s.d.H, P = s.d.P, cells = s.L * s.d.D, width = s.d.D * P;
+  if (s.has_states && !(s.h0.is({cells, B, P}) && s.c0.is({cells, B, H}))) return none();
+  const Variant* const variant = chosen(s, arguments[6]);
   if (!variant) return none();
-  const Object y = batch_first ? make(given, {B, T, P}, p.y) : make(given, {T, B, P}, p.y);
-  const Object h_n = make(given, {1, B, P}, p.h_n), c_n = make(given, {1, B, H}, p.c_n);
-  if (!y || !h_n || !c_n || !run(*variant, p, nullptr)) return nullptr;
+  void *y_data, *h_data, *c_data;
+  const Object y = batch_first ? new_empty(s.like, {B, T, width}, y_data)
+                               : new_empty(s.like, {T, B, width}, y_data);
+  if (!y) return nullptr;
+  const Object h_n = new_empty(s.like, {cells, B, P}, h_data);
+  if (!h_n) return nullptr;
+  const Object c_n = new_empty(s.like, {cells, B, H}, c_data);
+  if (!c_n || !run(s, *variant, y_data, h_data, c_data)) return nullptr;
   const Object states(PyTuple_Pack(2, h_n.get(), c_n.get()));
   return states ? PyTuple_Pack(2, y.get(), states.get()) : nullptr;
 }
 
-// direct_step(x, hx, weights, variant) -> (h, c) or None
 PyObject* direct_step(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (count != 4) return PyErr_Format(PyExc_TypeError, "direct_step takes 4 arguments");
-  Given given;
-  if (!see_all(arguments, given) || given.x.dims != 2 || given.count == 5) return none();
-  const int64_t B = given.x.sizes[0];
-  LayerForward p{};
-  if (!describe(given, 1, B, p)) return none();
-  const int64_t H = p.d.H;
-  if (given.has_states && !(given.h0.is({B, H}) && given.c0.is({B, H}))) return none();
-  const Variant* const variant = chosen(p, arguments[3]);
+  Stack s;
+  if (!see_all(arguments, s) || s.x.dims != 2) return none();
+  const int64_t B = s.x.sizes[0];
+  if (!measure(s, 1, 1, 1, B) || s.kinds == 5) return none();
+  const int64_t H = s.d.H;
+  if (s.has_states && !(s.h0.is({B, H}) && s.c0.is({B, H}))) return none();
+  const Variant* const variant = chosen(s, arguments[3]);
   if (!variant) return none();
-  const Object h = make(given, {B, H}, p.h_n), c = make(given, {B, H}, p.c_n);
-  // A step's output is its last state.
-  if (!h || !c || !run(*variant, p, p.h_n)) return nullptr;
+  void *h_data, *c_data;
+  const Object h = new_empty(s.like, {B, H}, h_data);
+  if (!h) return nullptr;
+  const Object c = new_empty(s.like, {B, H}, c_data);
+  if (!c || !run(s, *variant, h_data, h_data, c_data)) return nullptr;
   return PyTuple_Pack(2, h.get(), c.get());
 }
 
@@ -266,8 +228,9 @@ PyCFunction as_method(Function* function) {
 PyMethodDef methods[] = {
     {"bind_direct", as_method(bind_direct), METH_FASTCALL,
      "bind_direct(Tensor, Parameter): whether this torch has what the others need."},
-    {"direct_layer", as_method(direct_layer), METH_FASTCALL,
-     "direct_layer(x, hx, weights, batch_first, variant) -> (y, (h_n, c_n)), or None: use the op."},
+    {"direct_stack", as_method(direct_stack), METH_FASTCALL,
+     "direct_stack(x, hx, weights, num_layers, directions, batch_first, variant) -> "
+     "(y, (h_n, c_n)), or None: use the op."},
     {"direct_step", as_method(direct_step), METH_FASTCALL,
      "direct_step(x, hx, weights, variant) -> (h, c), or None: use the op."},
     {},

@@ -80,7 +80,7 @@ def forward(module: nn.RNNBase, input: Any, hx: Any) -> Any:
         num_layers=module.num_layers,
         bidirectional=module.bidirectional,
         batch_first=module.batch_first,
-        dropout=module.dropout,
+        dropout=module.dropout if module.training else 0.0,
         training=module.training,
         batch_sizes=batch_sizes,
     )

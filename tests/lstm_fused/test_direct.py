@@ -32,6 +32,10 @@ LAYERS = [
     (5, 3, 2, 33, 0, {"bias": False}, False),
     (30, 4, 16, 20, 0, {}, True),  # rows enough to be packed
     (6, 3, 5, 7, 4, {}, True),
+    (6, 3, 5, 7, 0, {"bidirectional": True}, True),
+    (6, 3, 5, 7, 0, {"num_layers": 2, "bias": False}, False),
+    (1, 1, 5, 7, 0, {"num_layers": 4, "dropout": 0.5}, True),  # which is for training
+    (6, 3, 5, 7, 4, {"num_layers": 3, "bidirectional": True}, True),
 ]
 
 
@@ -77,13 +81,14 @@ def assert_same(got: Any, want: Any) -> None:
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", LAYERS)
-def test_a_layer_has_the_bits_of_the_op(
+def test_layers_have_the_bits_of_the_op(
     answers: list[bool], shape: Any, dtype: torch.dtype, setting: Callable[[], Any]
 ) -> None:
     T, B, I, H, P, arguments, has_states = shape  # noqa: E741
-    module = lstm_fused.LSTM(I, H, proj_size=P, dtype=dtype, **arguments)
+    module = lstm_fused.LSTM(I, H, proj_size=P, dtype=dtype, **arguments).eval()
+    cells = arguments.get("num_layers", 1) * (2 if module.bidirectional else 1)
     x = torch.randn((B, T, I) if arguments.get("batch_first") else (T, B, I), dtype=dtype)
-    states = [torch.randn(1, B, size, dtype=dtype) for size in (P or H, H)]
+    states = [torch.randn(cells, B, size, dtype=dtype) for size in (P or H, H)]
     hx = tuple(states) if has_states else None
     with setting():
         got, want = module(x, hx), by_op(lambda: module(x, hx))
@@ -236,6 +241,24 @@ def test_other_objects_are_left_to_the_checks(answers: list[bool]) -> None:
     for given, hx in wrong:
         with pytest.raises((TypeError, ValueError, RuntimeError, NotImplementedError)):
             module(given, hx)
+    assert not any(answers)
+
+
+@torch.no_grad()
+def test_dropout_is_for_the_op(answers: list[bool]) -> None:
+    module = lstm_fused.LSTM(3, 4, num_layers=2, dropout=0.5).train()
+    y = module(torch.randn(2, 5, 3))[0]
+    assert not torch.equal(y, module.eval()(torch.randn(2, 5, 3))[0])
+    assert answers == [True]  # and not even asked for in training
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("wrong", [{"num_layers": 1.0}, {"num_layers": 0}, {"dropout": 2.0}])
+def test_wrong_numbers(answers: list[bool], wrong: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        functional.lstm(
+            torch.randn(2, 5, 3), None, list(lstm_fused.LSTM(3, 4).parameters()), **wrong
+        )
     assert not any(answers)
 
 
