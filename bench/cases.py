@@ -77,6 +77,7 @@ def cpu() -> list[Case]:
     by_name = {case.name: case for case in dense if case.kind == "forward"}
     few = [by_name[name] for name in ("keras", "b32h128", "b64h256")]
     step = [Case("cpu-step", f"h{H}", 1, 1, H, H, kind="step") for H in (128, 256, 512, 1024)]
+    step += [Case("cpu-step", "h512x2", 1, 1, 512, 512, L=2, kind="step")]  # EnCodec, streaming
     packed = [
         replace(by_name[name], group="cpu-packed", packed=True)
         for name in ("keras", "b32h128", "t1000h128")

@@ -21,7 +21,7 @@ BEGIN = "<!-- python -m bench.tables writes this from bench/results/; more is in
 END = "<!-- end of what bench.tables writes -->"
 
 # Groups of cases that the README shows; a file from a CPU for one thread only.
-CPU_GROUPS = ("cpu-dense", "cpu-half")
+CPU_GROUPS = ("cpu-dense", "cpu-step", "cpu-half")
 GPU_GROUPS = ("flashrnn-b", "models")
 
 
