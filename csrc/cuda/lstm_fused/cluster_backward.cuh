@@ -50,13 +50,6 @@ struct ClusterBackward {
   GridShare share;
 };
 
-// Where a cell's share lies among the 128 of its set. The four that a thread has of a tile of sums,
-// of units lane / 4 and that + 8 and of columns lane % 4 * 2 and that + 1, are 16 bytes; and the 32
-// of two columns, which a warp reads at once, lie side by side.
-constexpr LF_FN int share_place(int unit, int column) {
-  return (column / 2 * 8 + unit % 8) * 4 + unit / 8 * 2 + column % 2;
-}
-
 template <class Cell, Product kProduct, int kBucket>
 __global__ void __launch_bounds__(Cluster<kProduct, Pass::backward, kBucket>::kThreads, 1)
     cluster_backward(const __grid_constant__ ClusterBackward<typename Kind<kProduct>::Storage> p) {

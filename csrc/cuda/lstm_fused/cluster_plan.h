@@ -84,6 +84,13 @@ constexpr int most_turns(const ClusterPlan& plan, size_t shared) {
   return turns;
 }
 
+// Backward, where a cell's share of dh lies among the 128 of its set. The four that a thread has of
+// a tile of sums, of units lane / 4 and that + 8 and of columns lane % 4 * 2 and that + 1, are 16
+// bytes; and the 32 of two columns, which a warp reads at once, lie side by side.
+constexpr LF_FN int share_place(int unit, int column) {
+  return (column / 2 * 8 + unit % 8) * 4 + unit / 8 * 2 + column % 2;
+}
+
 constexpr bool is_compiled(Product product, const ClusterBucket& bucket) {
   return product != Product::ieee && cluster_plan(product, Pass::forward, bucket).held > 0;
 }

@@ -73,16 +73,6 @@ void launch(const Context& context, const Grid& grid, void (*kernel)(Parameters)
   check(cudaLaunchKernelEx(&launch.config, kernel, p), "launch");
 }
 
-// Clusters of such a launch that the device runs at once; 0: it has no place for any.
-template <class Parameters>
-int clusters_at_once(const Grid& grid, void (*kernel)(Parameters)) {
-  const void* const function = reinterpret_cast<const void*>(kernel);
-  const Configured launch(grid, function);
-  int clusters = 0;
-  check(cudaOccupancyMaxActiveClusters(&clusters, function, &launch.config), "clusters at once");
-  return clusters;
-}
-
 // The end of each device's last launch whose blocks wait for each other.
 struct Turns {
   std::mutex mutex;
@@ -147,6 +137,18 @@ inline Limits limits() {
   ask(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   ask(multiprocessors, cudaDevAttrMultiProcessorCount);
   return {10 * major + minor, size_t(shared), multiprocessors};
+}
+
+// Clusters of such a launch that the device runs at once, or blocks where it has no clusters, one
+// on a multiprocessor; 0: there is no place for any.
+template <class Parameters>
+int clusters_at_once(const Grid& grid, void (*kernel)(Parameters)) {
+  if (grid.cluster == 1) return limits().multiprocessors;
+  const void* const function = reinterpret_cast<const void*>(kernel);
+  const Configured launch(grid, function);
+  int clusters = 0;
+  check(cudaOccupancyMaxActiveClusters(&clusters, function, &launch.config), "clusters at once");
+  return clusters;
 }
 
 // Why there is no device; nullptr: there is one.
