@@ -24,6 +24,7 @@ NO_FAILURE = ("build", "twins", "tests", "sanitizer", "stress", "sweep")
 # then any change of any kernel takes the proof away.
 KERNELS: dict[str, tuple[str, ...]] = {
     "cuda.block": ("block_forward", "block_backward", "write_numbers"),
+    "cuda.cluster": ("cluster_forward", "cluster_backward", "write_numbers"),
     "cuda.grid": ("grid_forward", "grid_backward", "write_numbers"),
     "cuda.step": ("gates_forward", "gates_backward", "output_gradient"),
 }

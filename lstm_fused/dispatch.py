@@ -20,7 +20,7 @@ from lstm_fused._proven import PROVEN
 
 # Fastest first on each device, then those that add_kernels added; a kernel's place is its code in
 # the ops.
-KERNELS = ["cuda.block", "cuda.grid", "cuda.step"]
+KERNELS = ["cuda.block", "cuda.cluster", "cuda.grid", "cuda.step"]
 KERNELS += ["cpu.avx512bf16", "cpu.avx512", "cpu.avx2", "cpu.neon", "cpu.generic"]
 # torch.native is torch's own LSTM (cuDNN, oneDNN); torch.composite is composite.py.
 NATIVE, COMPOSITE = "torch.native", "torch.composite"
@@ -30,6 +30,8 @@ AUTOMATIC = -1
 ABOUT = {
     "cuda.block": "a whole sequence in one block, weights on the chip: H to 192 in fp16 and bf16, "
     "to 128 in tf32 and fp32",
+    "cuda.cluster": "a whole sequence in a cluster of 1 to 16 blocks, sm_90 and later: H to 512 in "
+    "fp16, bf16 and tf32",
     "cuda.grid": "a whole sequence in a group of blocks, W_hh on their chips: H to 128 for every 8 "
     "SMs, at most 2304 in fp16 and bf16, 1152 in tf32",
     "cuda.step": "one matrix product and one gate kernel per time step; fp16, bf16, fp32, fp64",

@@ -23,6 +23,7 @@ struct Variant {
 extern const Variant cpu_generic, cpu_avx2, cpu_avx512, cpu_avx512bf16, cpu_neon;
 // Weak: objects built without nvcc link without them.
 extern const Variant cuda_block __attribute__((weak));
+extern const Variant cuda_cluster __attribute__((weak));
 extern const Variant cuda_grid __attribute__((weak));
 extern const Variant cuda_step __attribute__((weak));
 // "13.0"; weak as well.

@@ -6,10 +6,15 @@ namespace {
 
 std::vector<Row>& table() {
   static std::vector<Row> rows{
-      {"cuda.block", Device::cuda, &cuda_block}, {"cuda.grid", Device::cuda, &cuda_grid},
-      {"cuda.step", Device::cuda, &cuda_step},   {"cpu.avx512bf16", Device::cpu, &cpu_avx512bf16},
-      {"cpu.avx512", Device::cpu, &cpu_avx512},  {"cpu.avx2", Device::cpu, &cpu_avx2},
-      {"cpu.neon", Device::cpu, &cpu_neon},      {"cpu.generic", Device::cpu, &cpu_generic},
+      {"cuda.block", Device::cuda, &cuda_block},
+      {"cuda.cluster", Device::cuda, &cuda_cluster},
+      {"cuda.grid", Device::cuda, &cuda_grid},
+      {"cuda.step", Device::cuda, &cuda_step},
+      {"cpu.avx512bf16", Device::cpu, &cpu_avx512bf16},
+      {"cpu.avx512", Device::cpu, &cpu_avx512},
+      {"cpu.avx2", Device::cpu, &cpu_avx2},
+      {"cpu.neon", Device::cpu, &cpu_neon},
+      {"cpu.generic", Device::cpu, &cpu_generic},
   };
   return rows;
 }

@@ -73,6 +73,13 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
   attributes_of_kernel[attribute] = value;
   return answer;
 }
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* function,
+                                           const cudaLaunchConfig_t* config) {
+  launched = {0, function, *config, {}, {}};
+  launched.attributes.assign(config->attrs, config->attrs + config->numAttrs);
+  *clusters = 15;
+  return answer;
+}
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   moved = {"copy", to, from, 0, 0, bytes, 1, 0, kind, stream};
@@ -276,6 +283,16 @@ int main(int argc, char**) {
 
   check_turns();
 
+  launched.times = 0;
+  attributes_of_kernel.clear();
+  const int at_once = dev::clusters_at_once({12, 96, 100 << 10, 12}, kernel);
+  const auto* const cluster = attribute(cudaLaunchAttributeClusterDimension);
+  check(at_once == 15 && launched.function == reinterpret_cast<const void*>(&kernel) &&
+            launched.config.blockDim.x == 96 && launched.config.dynamicSmemBytes == 100 << 10 &&
+            cluster && cluster->val.clusterDim.x == 12 && attributes_of_kernel.size() == 2,
+        "clusters_at_once: the launch that it is about");
+  check(dev::clusters_at_once({12, 96, 100, 1}, kernel) == 28, "clusters_at_once: no clusters");
+
   const dev::Limits limits = dev::limits();
   check(limits.capability == 86 && limits.shared == 99 << 10 && limits.multiprocessors == 28,
         "limits");
@@ -295,6 +312,7 @@ int main(int argc, char**) {
   check_throws("a copy that fails", [&] { dev::copy(context, to, from, 1); });
   check_throws("a fill that fails", [&] { dev::fill(context, to, 0, 1); });
   check_throws("rows that fail", [&] { dev::copy_rows(context, to, 1, from, 1, 1, 1); });
+  check_throws("clusters that fail", [] { dev::clusters_at_once({2, 32, 0, 2}, kernel); });
   check_throws("limits that fail", [] { dev::limits(); });
   if (!wrong) std::puts("ok");
   return wrong != 0;

@@ -80,8 +80,9 @@ Values perhaps(Random& random, int64_t n, double limit) {
 // for several chunks of panels. long_: more steps than a kernel's parameters hold numbers
 // (csrc/cuda/lstm_fused/upload.cuh), and sequences of any length. many: more rows than one launch
 // of cuda.grid takes on a small GPU (csrc/cuda/lstm_fused/grid_plan.h). brief: few steps, for
-// hidden sizes of which each takes long.
-enum class Size { small, large, long_, many, brief };
+// hidden sizes of which each takes long. turns: rows for several turns of a cluster
+// (csrc/cuda/lstm_fused/cluster_plan.h), and steps for each to use its barriers again.
+enum class Size { small, large, long_, many, brief, turns };
 
 template <class T>
 Problem make_problem(Random& random, int64_t H, Size size) {
@@ -96,6 +97,7 @@ Problem make_problem(Random& random, int64_t H, Size size) {
   switch (size == Size::long_   ? 5
           : size == Size::many  ? 6
           : size == Size::brief ? 7
+          : size == Size::turns ? 8
           : size == Size::large ? random.from_to(3, 4)
                                 : random.from_to(0, 3)) {
     case 0:  // At most 64 rows, which are multiplied by weights as they are.
@@ -119,6 +121,9 @@ Problem make_problem(Random& random, int64_t H, Size size) {
       break;
     case 7:
       d.B = random.from_to(9, 12), d.T = random.from_to(2, 3);
+      break;
+    case 8:
+      d.B = random.from_to(17, 36), d.T = random.from_to(4, 6);
       break;
     default:
       d.B = random.from_to(6, 12), d.T = random.from_to(60, 120);

@@ -15,7 +15,12 @@ HERE = Path(__file__).resolve().parent
 
 @pytest.mark.parametrize(
     ("name", "runs"),
-    [("plan_check", [[]]), ("grid_plan_check", [[]]), ("dev_check", [[], ["broken"]])],
+    [
+        ("plan_check", [[]]),
+        ("cluster_plan_check", [[]]),
+        ("grid_plan_check", [[]]),
+        ("dev_check", [[], ["broken"]]),
+    ],
 )
 def test_host(name: str, runs: list[list[str]], tmp_path: Path) -> None:
     program = tmp_path / name

@@ -15,7 +15,8 @@ from lstm_fused import _build
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 
-KERNELS = [HERE / f"{name}.cpp" for name in ("machine", "variants", "block", "grid", "step")]
+SOURCES = ("machine", "variants", "block", "cluster", "grid", "step")
+KERNELS = [HERE / f"{name}.cpp" for name in SOURCES]
 PLUGIN = [*KERNELS, HERE / "plugin.cpp"]
 SCAN_CHECK = [*KERNELS, HERE / "scan_check.cpp"]
 PROBES_CHECK = [HERE / "machine.cpp", HERE / "probes_check.cpp"]

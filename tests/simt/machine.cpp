@@ -277,17 +277,18 @@ void Machine::post(std::function<void()> effect) {
   release(effects_.back().issued.get());
 }
 
-// As a thread of its own: nothing else that the machine did precedes the effect.
+// As a thread of its own: nothing else that the machine did precedes the effect. A launch has
+// thousands of them, and room for their identities only if they go at once.
 void Machine::run_effect() {
   const size_t k = seed ? random() % effects_.size() : 0;
   const Effect effect = std::move(effects_[k]);
   effects_.erase(effects_.begin() + ptrdiff_t(k));
-  const Identity agent = take_identity();
-  agent.enter(false);
+  const Identity agent = Identity::fresh();
+  agent.enter(true);  // the launch precedes it
   acquire(effect.issued.get());
   effect.run();
   main_.enter(false);
-  identities_.push_back(agent);
+  agent.end();
 }
 
 int Machine::take(std::vector<int>& queue) {

@@ -45,7 +45,7 @@ MUTANTS = {
         PLAN, "plan.shared = 2 * plan.buffer", "plan.shared = plan.buffer"
     ),
     "a fragment too little": Mutant(
-        MAP, "size_t(slices - held) * kTiles", "(size_t(slices - held) * kTiles - 1)"
+        MAP, "size_t(slices - held) * tiles", "(size_t(slices - held) * tiles - 1)"
     ),
     "fragments of threads overlap": Mutant(
         PRODUCT, "slice - kHeld) * kThreads", "slice - kHeld) * (kThreads - 1)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.simt.mutation import Mutant
 
 DRIVER, GROUP, FORWARD = "grid.cu", "lstm_fused/grid.cuh", "lstm_fused/grid_forward.cuh"
+SLICE = "lstm_fused/group.cuh"
 PLAN, STEPS = "lstm_fused/grid_plan.h", "lstm_fused/steps.cuh"
 
 MUTANTS = {
@@ -28,8 +29,8 @@ MUTANTS = {
     ),
     "sums are handed over where the next ones are": Mutant(
         FORWARD,
-        "all[warp * kGridCells + place]",
-        "all[warp / 2 * kGridCells + place]",
+        "sums_of_all[Self::warp() * kGridCells + grid_place",
+        "sums_of_all[Self::warp() / 2 * kGridCells + grid_place",
         "thread",
     ),
     # What blocks hand to each other.
@@ -85,7 +86,7 @@ MUTANTS = {
     # Bounds.
     "a term too many": Mutant(FORWARD, "unit < H && term < H ?", "unit < H && term <= H ?"),
     "a row too many": Mutant(
-        GROUP,
+        SLICE,
         "return owns_cells() && unit < sizes.H && column < rows.count;",
         "return owns_cells() && unit < sizes.H && column <= rows.count;",
     ),
@@ -105,11 +106,11 @@ MUTANTS = {
         "for (; share.first_row < 1; share.first_row +=",
     ),
     "all launches run the first rows": Mutant(
-        GROUP, "first_row(share.first_row + int(blockIdx.y)", "first_row(int(blockIdx.y)"
+        SLICE, "first_row(share.first_row + int(blockIdx.y)", "first_row(int(blockIdx.y)"
     ),
-    "the reverse direction goes forward": Mutant(GROUP, "direction == 1 ? steps - 1 - n : n", "n"),
+    "the reverse direction goes forward": Mutant(SLICE, "direction == 1 ? steps - 1 - n : n", "n"),
     "steps of the slice before": Mutant(
-        GROUP, "all.offsets[all.T + 1 + first_row", "all.offsets[all.T + first_row"
+        SLICE, "all.offsets[all.T + 1 + first_row", "all.offsets[all.T + first_row"
     ),
     "states lie over the steps": Mutant(
         DRIVER, "Exchange{handed_on(d, context), bytes", "Exchange{handed_on({}, context), bytes"

@@ -6,7 +6,7 @@
 
 namespace {
 
-const lf::Variant variants[] = {simt::block(), simt::grid(), simt::step()};
+const lf::Variant variants[] = {simt::block(), simt::cluster(), simt::grid(), simt::step()};
 
 // LSTM_FUSED_SIMT_SEED=n: the seed of every launch.
 const bool seeded = [] {

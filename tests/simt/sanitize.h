@@ -93,6 +93,12 @@ struct Identity {
     return {};
 #endif
   }
+  // It is never entered again.
+  void end() const {
+#if defined(__SANITIZE_THREAD__)
+    __tsan_destroy_fiber(fiber);
+#endif
+  }
   // From now on this one runs. ordered: what the last one did precedes what this one does.
   SIMT_UNSANITIZED void enter([[maybe_unused]] bool ordered) const {
 #if defined(__SANITIZE_THREAD__)

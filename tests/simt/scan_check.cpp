@@ -118,13 +118,22 @@ const char* what_is_handed_on_wrongly(const lf::Variant& variant) {
 
 int main(int argc, char** argv) {
   if (argc == 2 && !std::strcmp(argv[1], "limits")) {
-    const bool block = simt::block_knows_its_limits(), grid = simt::grid_knows_its_limits();
-    if (!block) std::puts("simt.block takes what a GPU cannot hold, or refuses what it can");
-    if (!grid) std::puts("simt.grid takes what a GPU cannot hold, or refuses what it can");
-    if (block && grid) std::puts("ok");
-    return block && grid ? 0 : 1;
+    const struct {
+      const char* name;
+      bool right;
+    } variants[] = {{"simt.block", simt::block_knows_its_limits()},
+                    {"simt.cluster", simt::cluster_knows_its_limits()},
+                    {"simt.grid", simt::grid_knows_its_limits()}};
+    int wrong = 0;
+    for (const auto& variant : variants) {
+      if (variant.right) continue;
+      std::printf("%s takes what a GPU cannot hold, or refuses what it can\n", variant.name);
+      ++wrong;
+    }
+    if (!wrong) std::puts("ok");
+    return wrong != 0;
   }
-  const lf::Variant variants[] = {simt::block(), simt::grid(), simt::step()};
+  const lf::Variant variants[] = {simt::block(), simt::cluster(), simt::grid(), simt::step()};
   const lf::Variant* variant = nullptr;
   for (const lf::Variant& row : variants)
     if (argc >= 3 && !std::strcmp(row.name, argv[1])) variant = &row;
@@ -175,6 +184,14 @@ int main(int argc, char** argv) {
       check_on.operator()<__nv_bfloat16>(8, 2, 70, Size::many);
       check_on.operator()<Tf32>(17, 4, 17, Size::many);
     }
+    if (!std::strcmp(variant->name, "simt.cluster")) {
+      // Turns, on a GPU that has room for one or two clusters; a bucket whose blocks have more than
+      // one set of units, the last block few.
+      check_on.operator()<__nv_bfloat16>(1, 2, 20, Size::turns);
+      check_on.operator()<Tf32>(6, 4, 35, Size::turns);
+      check.operator()<Tf32>(4, 130, Size::brief);
+      check.operator()<__nv_bfloat16>(2, 165, Size::brief);
+    }
     for (int round = 0; round < rounds; ++round)
       for (const int64_t H : {1, 3, 4, 7, 8, 16, 17, 24, 33, 64}) check_all(H);
     check.operator()<__nv_bfloat16>(2, 1, Size::long_);
@@ -184,6 +201,10 @@ int main(int argc, char** argv) {
       check_on.operator()<__nv_bfloat16>(132, 2, 257, Size::brief);
       check_on.operator()<Tf32>(132, 4, 258, Size::brief);
       check_on.operator()<__half>(80, 3, 1025, Size::brief);
+      if (!std::strcmp(variant->name, "simt.cluster")) {  // and those of its own
+        check.operator()<__nv_bfloat16>(2, 512, Size::brief);
+        check.operator()<Tf32>(4, 390, Size::brief);
+      }
     }
   } catch (const simt::Error& error) {
     std::printf("%s\n", error.what());

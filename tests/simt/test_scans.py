@@ -14,11 +14,15 @@ from tests.simt import building
 
 pytestmark = pytest.mark.simt
 
-VARIANTS = ["simt.block", "simt.grid", "simt.step"]
+VARIANTS = ["simt.block", "simt.cluster", "simt.grid", "simt.step"]
 # Seeds and rounds of problems. A seed draws its own problems and its own order of the threads.
 RUNS = {"plain": (range(10), 2), "address": (range(3), 1), "thread": (range(3), 1)}
-# Backward of simt.grid has 2048 threads at the least: a minute a seed for the sanitizers.
-FEW = {"plain": 5, "address": 2, "thread": 2}
+# Backward of simt.grid has 2048 threads at the least, and simt.cluster an effect of its own for
+# every 16 bytes that it sends: a minute a seed for the sanitizers.
+FEW = {
+    "simt.cluster": {"plain": 3, "address": 1, "thread": 1},
+    "simt.grid": {"plain": 5, "address": 2, "thread": 2},
+}
 WIDE = {"plain": range(1, 3), "address": range(1), "thread": range(0)}
 
 
@@ -41,8 +45,8 @@ def test_limits(program: Path) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_scans(program: Path, name: str) -> None:
     seeds, rounds = RUNS[program.name]
-    if name == "simt.grid":
-        seeds = seeds[: FEW[program.name]]
+    if name in FEW:
+        seeds = seeds[: FEW[name][program.name]]
     for seed in seeds:
         # Every bucket of hidden sizes where there is time for it.
         wide = ["wide"] if seed in WIDE[program.name] else []

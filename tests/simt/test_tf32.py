@@ -1,5 +1,5 @@
-"""What cuda.block and cuda.grid multiply and sum in: torch's precision of float32, and float for
-16 bits."""
+"""What cuda.block, cuda.cluster and cuda.grid multiply and sum in: torch's precision of float32,
+and float for 16 bits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _plugin(tmp_path_factory: pytest.TempPathFactory, compiled: Callable[..., Pa
         dispatch.add_kernels(compiled(building.PLUGIN, library, "plain"))
 
 
-@pytest.fixture(params=["simt.block", "simt.grid"])
+@pytest.fixture(params=["simt.block", "simt.cluster", "simt.grid"])
 def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
     """The variant that runs."""
     with lstm_fused.variant(request.param):
@@ -36,7 +36,7 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def _block() -> Iterator[None]:
-    """simt.block, for what simt.grid refuses: products of IEEE float32."""
+    """simt.block, for what the others refuse: products of IEEE float32."""
     with lstm_fused.variant("simt.block"):
         yield
 
@@ -77,9 +77,10 @@ def test_tf32_where_torch_allows_it(kernel: str, monkeypatch: pytest.MonkeyPatch
         assert all(map(torch.equal, plain, run(torch.float32, kernel)))
 
 
+@pytest.mark.parametrize("refusing", ["simt.cluster", "simt.grid"])
 @pytest.mark.parametrize("name", ["ieee", "none"])
-def test_grid_is_refused_where_torch_does_not_allow_tf32(
-    name: str, monkeypatch: pytest.MonkeyPatch
+def test_refused_where_torch_does_not_allow_tf32(
+    name: str, refusing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = lstm_fused.LSTM(3, 16)
     x = torch.randn(4, 2, 3)
@@ -88,7 +89,7 @@ def test_grid_is_refused_where_torch_does_not_allow_tf32(
     def output(x: Tensor) -> Tensor:
         return module(x)[0]
 
-    with lstm_fused.variant("simt.grid"):
+    with lstm_fused.variant(refusing):
         with pytest.raises(dispatch.Refused, match=REFUSED):
             module(x)
         with pytest.raises(dispatch.Refused, match=REFUSED):
@@ -163,7 +164,7 @@ def test_tf32_rounds_to_the_nearest(rounded: str, kernel: str) -> None:
     h0 = torch.tensor([between if rounded == "h0" else 0.5])
     weight_hh = torch.tensor([0.0, 0.0, between if rounded == "weight_hh" else 0.5, 0.0])
     for tf32, factor in ((True, near), (False, between)):
-        if not tf32 and kernel == "simt.grid":  # which has no such product
+        if not tf32 and kernel != "simt.block":  # the others have no such product
             with pytest.raises(RuntimeError, match=REFUSED):
                 one_step(kernel, torch.float32, h0, weight_hh.view(4, 1), tf32)
             continue

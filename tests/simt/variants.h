@@ -34,6 +34,8 @@ lf::Variant on_cpu(const char* name) {
 
 lf::Variant block();
 bool block_knows_its_limits();  // of GPUs of several generations
+lf::Variant cluster();
+bool cluster_knows_its_limits();
 lf::Variant grid();
 bool grid_knows_its_limits();
 lf::Variant step();

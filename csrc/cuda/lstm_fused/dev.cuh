@@ -35,33 +35,42 @@ struct Grid {
 constexpr size_t kSharedByDefault = 48 << 10;
 constexpr unsigned kClusterByDefault = 8;  // 16 blocks need a whole GPC of an H100
 
+// A launch as the runtime wants it, after leave for all that it asks for.
+struct Configured {
+  cudaLaunchAttribute attributes[2];
+  cudaLaunchConfig_t config{};
+
+  Configured(const Grid& grid, const void* kernel) {
+    const auto allow = [&](cudaFuncAttribute attribute, int value, const char* what) {
+      check(cudaFuncSetAttribute(kernel, attribute, value), what);
+    };
+    if (grid.shared > kSharedByDefault)
+      allow(cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared),
+            "shared memory of a launch");
+    if (grid.cluster > kClusterByDefault)
+      allow(cudaFuncAttributeNonPortableClusterSizeAllowed, 1, "cluster of a launch");
+    config.gridDim = grid.blocks;
+    config.blockDim = grid.threads;
+    config.dynamicSmemBytes = grid.shared;
+    config.attrs = attributes;
+    if (grid.cluster > 1) {
+      attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+      attributes[config.numAttrs++].val.clusterDim = {grid.cluster, 1, 1};
+    }
+    if (grid.cooperative) {
+      attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
+      attributes[config.numAttrs++].val.cooperative = 1;
+    }
+  }
+  Configured(const Configured&) = delete;
+};
+
 template <class Parameters>
 void launch(const Context& context, const Grid& grid, void (*kernel)(Parameters),
             const Parameters& p) {
-  const auto allow = [&](cudaFuncAttribute attribute, int value, const char* what) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value), what);
-  };
-  if (grid.shared > kSharedByDefault)
-    allow(cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared),
-          "shared memory of a launch");
-  if (grid.cluster > kClusterByDefault)
-    allow(cudaFuncAttributeNonPortableClusterSizeAllowed, 1, "cluster of a launch");
-  cudaLaunchAttribute attributes[2];
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid.blocks;
-  config.blockDim = grid.threads;
-  config.dynamicSmemBytes = grid.shared;
-  config.stream = stream_of(context);
-  config.attrs = attributes;
-  if (grid.cluster > 1) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-    attributes[config.numAttrs++].val.clusterDim = {grid.cluster, 1, 1};
-  }
-  if (grid.cooperative) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
-    attributes[config.numAttrs++].val.cooperative = 1;
-  }
-  check(cudaLaunchKernelEx(&config, kernel, p), "launch");
+  Configured launch(grid, reinterpret_cast<const void*>(kernel));
+  launch.config.stream = stream_of(context);
+  check(cudaLaunchKernelEx(&launch.config, kernel, p), "launch");
 }
 
 // The end of each device's last launch whose blocks wait for each other.
@@ -128,6 +137,18 @@ inline Limits limits() {
   ask(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   ask(multiprocessors, cudaDevAttrMultiProcessorCount);
   return {10 * major + minor, size_t(shared), multiprocessors};
+}
+
+// Clusters of such a launch that the device runs at once, or blocks where it has no clusters, one
+// on a multiprocessor; 0: there is no place for any.
+template <class Parameters>
+int clusters_at_once(const Grid& grid, void (*kernel)(Parameters)) {
+  if (grid.cluster == 1) return limits().multiprocessors;
+  const void* const function = reinterpret_cast<const void*>(kernel);
+  const Configured launch(grid, function);
+  int clusters = 0;
+  check(cudaOccupancyMaxActiveClusters(&clusters, function, &launch.config), "clusters at once");
+  return clusters;
 }
 
 // Why there is no device; nullptr: there is one.

@@ -7,76 +7,22 @@
 #include <cstring>
 
 #include "cuda/lstm_fused/grid_plan.h"
+#include "cuda/lstm_fused/group.cuh"
 #include "cuda/lstm_fused/memory.cuh"
-#include "cuda/lstm_fused/product.cuh"
-#include "cuda/lstm_fused/scan.cuh"
 #include "cuda/lstm_fused/value.cuh"
 
 namespace lf::cuda {
 
-// A launch waits so long for one of its own blocks, then it fails, and with it all that the process
-// has on the device: but never for ever.
-constexpr uint64_t kPatience = 10'000'000'000;  // ns
-
-// What one launch runs. Grid: blocks of a group, slices of the batch, directions.
-struct GridShare {
-  int first_row;  // of the batch
-  int first_direction;
-  int turns;  // groups of 8 rows that a slice has
-};
-
-// A group's slice of the batch, and the cell that a thread owns in each of its turns. The second
-// half of a block's threads owns none.
-struct Slice {
-  const ScanSizes& sizes;
-  int direction, first_row, steps;
-  int unit, column;
-
-  __device__ __forceinline__ Slice(const ScanSizes& all, const GridShare& share)
-      : sizes(all),
-        direction(share.first_direction + int(blockIdx.z)),
-        first_row(share.first_row + int(blockIdx.y) * share.turns * kGridColumns),
-        steps(int(all.offsets ? all.offsets[all.T + 1 + first_row / kGridColumns] : all.T)),
-        unit(int(blockIdx.x) * kGridUnits + grid_unit(int(threadIdx.x))),
-        column(grid_column(int(threadIdx.x))) {}
-
+// A thread's cell in each turn. The second half of a block's threads owns none.
+struct GridCell {
+  static constexpr int kColumns = kGridColumns, kCells = kGridCells;
   static __device__ __forceinline__ bool owns_cells() { return threadIdx.x < kGridCells; }
-
-  // Of all the batch, in the order of the direction; none before the first and after the last.
-  __device__ __forceinline__ StepRows step(int n) const {
-    if (n < 0 || n >= steps) return {0, 0};
-    const int64_t t = direction == 1 ? steps - 1 - n : n;
-    if (!sizes.offsets) return {t * sizes.B, int(sizes.B)};
-    return {sizes.offsets[t], int(sizes.offsets[t + 1] - sizes.offsets[t])};
+  static __device__ __forceinline__ int unit() {
+    return int(blockIdx.x) * kGridUnits + grid_unit(int(threadIdx.x));
   }
-  // The 8 rows of a turn, or those of them that the step has.
-  __device__ __forceinline__ StepRows rows(const StepRows& step, int turn) const {
-    const int before = first_row + turn * kGridColumns, left = step.count - before;
-    return {step.first + before, left < 0 ? 0 : left < kGridColumns ? left : kGridColumns};
-  }
-
-  // Of the thread's cell: whether there is one, and where it stands in [D, B], and at a step in
-  // [D, N].
-  __device__ __forceinline__ bool exists(int turn) const {
-    return owns_cells() && unit < sizes.H && batch_row(turn) < sizes.B;
-  }
-  __device__ __forceinline__ bool active(const StepRows& rows) const {
-    return owns_cells() && unit < sizes.H && column < rows.count;
-  }
-  __device__ __forceinline__ int batch_row(int turn) const {
-    return first_row + turn * kGridColumns + column;
-  }
-  __device__ __forceinline__ int64_t state(int turn) const {
-    return (direction * sizes.B + batch_row(turn)) * sizes.H + unit;
-  }
-  __device__ __forceinline__ int64_t row(const StepRows& rows) const {
-    return direction * sizes.N + rows.first + column;
-  }
-  // Its place in [turns][kGridCells] of shared memory.
-  static __device__ __forceinline__ int place(int turn) {
-    return turn * kGridCells + int(threadIdx.x);
-  }
+  static __device__ __forceinline__ int column() { return grid_column(int(threadIdx.x)); }
 };
+using Slice = SliceOf<GridCell>;
 
 // kBucket: a place in kGridBuckets.
 template <Product kProduct, Pass kPass, int kBucket>

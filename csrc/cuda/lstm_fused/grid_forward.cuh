@@ -78,21 +78,6 @@ struct States {
   }
 };
 
-// What a warp has of the block's sums, for the threads that own the cells: [warp][place] of the
-// four gates.
-template <Product kProduct>
-__device__ __forceinline__ void share_sums(const Sums<kProduct>& sums, int warp, int lane,
-                                           float4* all) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half)
-#pragma unroll
-    for (int own = 0; own < kOwn<kProduct>; ++own) {
-      const int place = grid_place(lane / 4 + half * 8, lane % 4 * kOwn<kProduct> + own);
-      all[warp * kGridCells + place] = {sums[2 * half][0][own], sums[2 * half][1][own],
-                                        sums[2 * half + 1][0][own], sums[2 * half + 1][1][own]};
-    }
-}
-
 template <class Cell, Product kProduct, int kBucket>
 __global__ void __launch_bounds__(kGridThreads, 1)
     grid_forward(const __grid_constant__ GridForward<typename Kind<kProduct>::Storage> p) {
@@ -162,7 +147,9 @@ __global__ void __launch_bounds__(kGridThreads, 1)
 
       Sums<kProduct> sums = {};
       w_hh.template multiply_add<kPlan.pitch, 0>(h + first_term * int(sizeof(Factor)), sums);
-      share_sums<kProduct>(sums, Self::warp(), Self::lane(), sums_of_all);
+      share_sums<kProduct>(sums, Self::lane(), [&](int unit, int column) -> float4& {
+        return sums_of_all[Self::warp() * kGridCells + grid_place(unit, column)];
+      });
       __syncthreads();
 
       if (!Slice::owns_cells()) continue;

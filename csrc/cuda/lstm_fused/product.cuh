@@ -64,27 +64,28 @@ struct Kind<Product::ieee> {
 // lane % 4 * kOwn + [0, kOwn).
 template <Product kProduct>
 constexpr int kOwn = columns_of(kProduct) / 4;
-template <Product kProduct>
-using Sums = float[kTiles][2][kOwn<kProduct>];
+template <Product kProduct, int kWarpTiles = kTiles>
+using Sums = float[kWarpTiles][2][kOwn<kProduct>];
 
-// One thread's part of the matrix.
-template <Product kProduct, int kThreads, int kSlices, int kHeld>
+// One thread's part of the matrix, of which a warp has kWarpTiles.
+template <Product kProduct, int kThreads, int kSlices, int kHeld, int kWarpTiles = kTiles>
 class Fragments {
   using Factor = typename Kind<kProduct>::Factor;
+  using Sums = cuda::Sums<kProduct, kWarpTiles>;
   static constexpr int kColumns = columns_of(kProduct);
 
  public:
   // element(tile, row, factor) is an element of this warp's tiles.
   template <class Element>
   __device__ __forceinline__ void load(ptx::Shared& shared, Element element) {
-    if constexpr (kRest > 0) rest_ = shared.take<uint4>(kTiles * kRest * kThreads);
+    if constexpr (kRest > 0) rest_ = shared.take<uint4>(kWarpTiles * kRest * kThreads);
 
       // Registers have no index at run time: each round shifts them. Unrolled, ptxas puts off the
       // packing of 16-bit factors, and spills.
 #pragma unroll 1
     for (int slice = 0; slice < kHeld; ++slice)
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
+      for (int tile = 0; tile < kWarpTiles; ++tile) {
 #pragma unroll
         for (int k = 0; k < kHeld - 1; ++k)
 #pragma unroll
@@ -94,7 +95,7 @@ class Fragments {
 #pragma unroll 1
     for (int slice = kHeld; slice < kSlices; ++slice)
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
+      for (int tile = 0; tile < kWarpTiles; ++tile) {
         uint32_t words[4];
         load_fragment(words, tile, slice, element);
         *rest(tile, slice) = {words[0], words[1], words[2], words[3]};
@@ -104,8 +105,7 @@ class Fragments {
   // Adds the products to the sums. The columns of tile t are rows of factors, kPitch bytes apart,
   // from columns + t * kSlab on.
   template <int kPitch, int kSlab>
-  __device__ __forceinline__ void multiply_add(const unsigned char* columns,
-                                               Sums<kProduct>& sums) const {
+  __device__ __forceinline__ void multiply_add(const unsigned char* columns, Sums& sums) const {
     if constexpr (kProduct == Product::ieee)
       multiply_plainly<kPitch, kSlab>(columns, sums);
     else
@@ -147,21 +147,20 @@ class Fragments {
   }
 
   template <int kPitch, int kSlab>
-  __device__ __forceinline__ void multiply_by_mma(const unsigned char* columns,
-                                                  Sums<kProduct>& sums) const {
+  __device__ __forceinline__ void multiply_by_mma(const unsigned char* columns, Sums& sums) const {
     static_assert(kSlices % 2 == 0);
     // Lane l names row l % 8, 16-byte piece l / 8: the fragments of two slices.
     columns += threadIdx.x % 8 * kPitch + threadIdx.x % 32 / 8 * 16;
-    float d[kTiles][4];
+    float d[kWarpTiles][4];
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile)
+    for (int tile = 0; tile < kWarpTiles; ++tile)
 #pragma unroll
       for (int k = 0; k < 4; ++k) d[tile][k] = sums[tile][k / 2][k % 2];
 #pragma unroll
     for (int slice = 0; slice < kSlices; slice += 2) {
       uint32_t b[4];
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
+      for (int tile = 0; tile < kWarpTiles; ++tile) {
         if (tile == 0 || kSlab)
           ptx::load_matrix(b, columns + tile * kSlab + slice * kFragmentBytes);
         uint32_t a[4];
@@ -172,22 +171,21 @@ class Fragments {
       }
     }
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile)
+    for (int tile = 0; tile < kWarpTiles; ++tile)
 #pragma unroll
       for (int k = 0; k < 4; ++k) sums[tile][k / 2][k % 2] = d[tile][k];
   }
 
   template <int kPitch, int kSlab>
-  __device__ __forceinline__ void multiply_plainly(const unsigned char* columns,
-                                                   Sums<kProduct>& sums) const {
+  __device__ __forceinline__ void multiply_plainly(const unsigned char* columns, Sums& sums) const {
     static_assert(kSlices % 2 == 0);
     columns += threadIdx.x % 4 * 16;
-    float d[kTiles][2][kColumns] = {};
+    float d[kWarpTiles][2][kColumns] = {};
 #pragma unroll
     for (int slice = 0; slice < kSlices; slice += 2) {
       float4 b[kColumns];
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
+      for (int tile = 0; tile < kWarpTiles; ++tile) {
         if (tile == 0 || kSlab) {
 #pragma unroll
           for (int n = 0; n < kColumns; ++n)
@@ -212,7 +210,7 @@ class Fragments {
       }
     }
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile)
+    for (int tile = 0; tile < kWarpTiles; ++tile)
 #pragma unroll
       for (int half = 0; half < 2; ++half) sums[tile][half][0] += sum_of_quad(d[tile][half]);
   }
@@ -225,7 +223,7 @@ class Fragments {
     return (odd ? other : even) + __shfl_xor_sync(~0u, odd ? even : other, 1);
   }
 
-  uint32_t held_[kTiles][kHeld][4] = {};
+  uint32_t held_[kWarpTiles][kHeld][4] = {};
   uint4* rest_ = nullptr;
 };
 

@@ -1,9 +1,9 @@
 // How a block holds a constant matrix for the products of a scan: sizes and index maps alone, so
 // that tests walk all of them without a GPU (tests/csrc/plan_check.cpp).
 //
-// The matrix has 4 tiles of 16 rows for each warp, and every time step multiplies it by a few
-// columns that lie in shared memory as rows of factors. It is cut into fragments of 4 words a
-// thread: tile t, slice s, 32 bytes of every row. The first fragments of a tile are held in
+// The matrix has some tiles of 16 rows for each warp, mostly 4, and every time step multiplies it
+// by a few columns that lie in shared memory as rows of factors. It is cut into fragments of 4
+// words a thread: tile t, slice s, 32 bytes of every row. The first fragments of a tile are held in
 // registers, the rest in shared memory.
 #pragma once
 
@@ -60,8 +60,8 @@ constexpr int slices_of(Product product, int width) {
 }
 
 // Shared memory of those that registers do not hold.
-constexpr size_t rest_bytes(int slices, int held, int threads) {
-  return size_t(slices - held) * kTiles * threads * 16;
+constexpr size_t rest_bytes(int slices, int held, int threads, int tiles = kTiles) {
+  return size_t(slices - held) * tiles * threads * 16;
 }
 
 // From one row of factors in shared memory to the next. Eight rows that are read at once, 16 bytes

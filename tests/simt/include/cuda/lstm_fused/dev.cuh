@@ -51,6 +51,13 @@ struct Limits {
 inline Limits limits_here{90, 227 << 10, 8};
 inline Limits limits() { return limits_here; }
 
+// One at the least, so that every cluster can be tried.
+template <class Parameters>
+int clusters_at_once(const Grid& grid, void (*)(Parameters)) {
+  const int clusters = limits_here.multiprocessors / int(grid.cluster);
+  return clusters > 0 ? clusters : 1;
+}
+
 inline const char* why_not_here() { return nullptr; }
 
 }  // namespace lf::dev

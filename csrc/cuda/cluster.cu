@@ -1,0 +1,101 @@
+// cuda.cluster: all steps of a layer in one launch, W_hh of a direction in the registers and shared
+// memory of a cluster of blocks, who send states and gradients into each other's shared memory
+// (cluster_forward.cuh, cluster_backward.cuh).
+//
+// The products over all rows are left to the caller. Nothing waits for the device, the launches can
+// be captured in a CUDA graph, and any number of them may run at once: a cluster waits for its own
+// blocks alone, and hardware starts these together.
+#define LF_ISA cuda
+#include "contract/variant.h"
+#include "cuda/lstm_fused/cluster_backward.cuh"
+#include "cuda/lstm_fused/cluster_forward.cuh"
+#include "cuda/lstm_fused/family.cuh"
+#include "cuda/lstm_fused/steps.cuh"
+
+namespace lf::cuda {
+namespace {
+
+size_t numbers_bytes(const Dims& d) { return steps_bytes(d, kClusterColumns); }
+
+template <class CellType, Product kProduct, int kBucket>
+constexpr auto cluster_kernel(const LayerForward&) {
+  return cluster_forward<CellType, kProduct, kBucket>;
+}
+template <class CellType, Product kProduct, int kBucket>
+constexpr auto cluster_kernel(const LayerBackward&) {
+  return cluster_backward<CellType, kProduct, kBucket>;
+}
+constexpr Pass cluster_pass(const LayerForward&) { return Pass::forward; }
+constexpr Pass cluster_pass(const LayerBackward&) { return Pass::backward; }
+
+struct ClusterFamily {
+  static constexpr const auto& buckets = kClusterBuckets;
+  static int bucket_of(Product product, int64_t H) {
+    return cluster_bucket_of(product, H, kMostShared);
+  }
+
+  template <class CellType, Product kProduct, int kBucket, class Layer>
+  static void run(const Layer& p, const Context& context) {
+    using T = typename Kind<kProduct>::Storage;
+    const Dims& d = p.d;
+    if (d.B == 0) return;
+    const ClusterPlan plan = cluster_plan(kProduct, cluster_pass(p), buckets[kBucket]);
+    const unsigned blocks = unsigned(cluster_blocks(buckets[kBucket], d.H));
+    const auto kernel = cluster_kernel<CellType, kProduct, kBucket>(p);
+    dev::Grid grid{.blocks = dim3(blocks),
+                   .threads = unsigned(plan.threads),
+                   .shared = shared_bytes(plan, 1),
+                   .cluster = blocks};
+    const int at_once = dev::clusters_at_once(grid, kernel);
+    if (at_once == 0)
+      throw std::runtime_error("lstm_fused: cuda.cluster finds no place for a cluster of " +
+                               std::to_string(blocks) + " blocks on this device");
+    const ClusterCut cut =
+        cluster_cut(d.B, int(d.D), at_once, most_turns(plan, dev::limits().shared));
+    grid.blocks = dim3(blocks, unsigned(cut.slices), unsigned(d.D));
+    grid.shared = shared_bytes(plan, cut.turns);
+    const int64_t* const offsets =
+        upload_steps(context, d, p.offsets, kClusterColumns, context.workspace);
+    dev::launch(context, grid, kernel, {parameters<T>(p, offsets), {0, 0, cut.turns}});
+  }
+};
+
+const char* why_no_clusters_here() {
+  if (const char* const reason = why_not_here()) return reason;
+  return dev::limits().capability >= 90 ? nullptr
+                                        : "it needs a GPU with clusters of blocks, of capability "
+                                          "9.0 or later";
+}
+
+const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
+  if (dtype == DType::f64) return "it computes in fp16, bf16 and tf32, not in fp64";
+  if (dtype == DType::f32 && !tf32)
+    return "in float32 it rounds the factors of products to TF32, which "
+           "torch.backends.cudnn.rnn.fp32_precision does not allow";
+  if (d.P != d.H) return "it takes no projections";
+  const Product product = product_of(dtype, tf32);
+  if (cluster_bucket_of(product, d.H, kMostShared) < 0)
+    return dtype == DType::f32
+               ? "in float32 H must be at most 512, so that a cluster of blocks can hold W_hh"
+               : "in 16 bits H must be at most 512, so that a cluster of blocks can hold W_hh";
+  if (cluster_bucket_of(product, d.H, dev::limits().shared) < 0)
+    return "a block's part of W_hh needs more shared memory than a block of this GPU has";
+  return nullptr;
+}
+
+}  // namespace
+}  // namespace lf::cuda
+
+namespace lf {
+
+const Variant cuda_cluster{"cuda.cluster",
+                           Device::cuda,
+                           false,
+                           cuda::why_no_clusters_here,
+                           cuda::why_not,
+                           [](const LayerForward& p) { return cuda::numbers_bytes(p.d); },
+                           [](const LayerBackward& p, int) { return cuda::numbers_bytes(p.d); },
+                           cuda::run<cuda::ClusterFamily, LayerForward>,
+                           cuda::run<cuda::ClusterFamily, LayerBackward>};
+
+}  // namespace lf
