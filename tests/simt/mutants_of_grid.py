@@ -52,9 +52,7 @@ MUTANTS = {
     ),
     # Which number stands where.
     "pieces of another row": Mutant(
-        GROUP,
-        "return (piece * kGridWarps + warp()) / kPieces;",
-        "return (piece * kGridWarps + warp()) / kPieces ^ 1;",
+        FORWARD, "from + Self::row_of(piece) * stride", "from + (Self::row_of(piece) ^ 1) * stride"
     ),
     "the first pieces only": Mutant(
         GROUP,

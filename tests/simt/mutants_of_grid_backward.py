@@ -55,8 +55,8 @@ MUTANTS = {
     "nobody hands on the end of a piece": Mutant(
         BACKWARD, "slice.unit < (H + kWhole - 1) / kWhole * kWhole;", "slice.unit < H;"
     ),
-    "shares are sent of a row too many": Mutant(
-        BACKWARD, "output + unit < H && column < rows)", "output + unit < H && column <= rows)"
+    "shares are sent of a row too few": Mutant(
+        BACKWARD, "output + unit < H && column < rows)", "output + unit < H && column < rows - 1)"
     ),
     # Which number stands where.
     "W_hh is not transposed": Mutant(
