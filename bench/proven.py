@@ -23,6 +23,7 @@ NO_FAILURE = ("build", "twins", "tests", "sanitizer", "stress", "sweep")
 # Words in the names of the kernels of a variant. One that is not here has all kernels for its own:
 # then any change of any kernel takes the proof away.
 KERNELS: dict[str, tuple[str, ...]] = {
+    "cuda.decode": ("decode_step", "gates_backward"),
     "cuda.block": ("block_forward", "block_backward", "write_numbers"),
     "cuda.cluster": ("cluster_forward", "cluster_backward", "write_numbers"),
     "cuda.grid": ("grid_forward", "grid_backward", "write_numbers"),

@@ -20,7 +20,7 @@ from lstm_fused._proven import PROVEN
 
 # Fastest first on each device, then those that add_kernels added; a kernel's place is its code in
 # the ops.
-KERNELS = ["cuda.block", "cuda.cluster", "cuda.grid", "cuda.step"]
+KERNELS = ["cuda.decode", "cuda.block", "cuda.cluster", "cuda.grid", "cuda.step"]
 KERNELS += ["cpu.avx512bf16", "cpu.avx512", "cpu.avx2", "cpu.neon", "cpu.generic"]
 # torch.native is torch's own LSTM (cuDNN, oneDNN); torch.composite is composite.py.
 NATIVE, COMPOSITE = "torch.native", "torch.composite"
@@ -28,6 +28,7 @@ NATIVE, COMPOSITE = "torch.native", "torch.composite"
 _DEVICES: dict[str, str] = {}
 AUTOMATIC = -1
 ABOUT = {
+    "cuda.decode": "one time step of up to 16 sequences in one launch; fp16, bf16, fp32",
     "cuda.block": "a whole sequence in one block, weights on the chip: H to 192 in fp16 and bf16, "
     "to 128 in tf32 and fp32",
     "cuda.cluster": "a whole sequence in a cluster of 1 to 16 blocks, sm_90 and later: H to 512 in "

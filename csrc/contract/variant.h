@@ -8,9 +8,9 @@ namespace lf {
 struct Variant {
   const char* name;  // "device.word"
   Device device;
-  // Does it do the products over all rows: the projection of the input, the gradients of the
-  // weights and of the input? If not, the caller does (ops/products.h).
-  bool whole_layer;
+  // Does it do the products over all rows: forward the projection of the input, backward the
+  // gradients of the weights and of the input? If not, the caller does (ops/products.h).
+  bool whole_forward, whole_backward;
   const char* (*why_not_here)();  // why this machine or build cannot run it; nullptr: it can
   // Why it refuses a case; nullptr: it takes it. tf32 is Context's.
   const char* (*why_not)(Cell, DType, const Dims&, bool tf32);
@@ -24,6 +24,7 @@ extern const Variant cpu_generic, cpu_avx2, cpu_avx512, cpu_avx512bf16, cpu_neon
 // Weak: objects built without nvcc link without them.
 extern const Variant cuda_block __attribute__((weak));
 extern const Variant cuda_cluster __attribute__((weak));
+extern const Variant cuda_decode __attribute__((weak));
 extern const Variant cuda_grid __attribute__((weak));
 extern const Variant cuda_step __attribute__((weak));
 // "13.0"; weak as well.

@@ -60,6 +60,7 @@ static const char* why_not_here() {
 const Variant cpu_avx2{"cpu.avx2",
                        Device::cpu,
                        true,
+                       true,
                        why_not_here,
                        avx2::why_not,
                        avx2::forward_workspace,

@@ -33,6 +33,7 @@ static const char* why_not_here() {
 const Variant cpu_avx512{"cpu.avx512",
                          Device::cpu,
                          true,
+                         true,
                          why_not_here,
                          avx512::why_not,
                          avx512::forward_workspace,

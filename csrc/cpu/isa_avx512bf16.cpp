@@ -60,6 +60,7 @@ static const char* why_not_here() {
 const Variant cpu_avx512bf16{"cpu.avx512bf16",
                              Device::cpu,
                              true,
+                             true,
                              why_not_here,
                              avx512bf16::why_not,
                              avx512bf16::forward_workspace,

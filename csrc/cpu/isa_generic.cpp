@@ -17,6 +17,7 @@ static const char* why_not_here() { return nullptr; }
 const Variant cpu_generic{"cpu.generic",
                           Device::cpu,
                           true,
+                          true,
                           why_not_here,
                           generic::why_not,
                           generic::forward_workspace,

@@ -20,6 +20,7 @@ static const char* why_not_here() { return nullptr; }
 const Variant cpu_neon{"cpu.neon",
                        Device::cpu,
                        true,
+                       true,
                        why_not_here,
                        neon::why_not,
                        neon::forward_workspace,

@@ -70,6 +70,7 @@ namespace lf {
 const Variant cuda_block{"cuda.block",
                          Device::cuda,
                          false,
+                         false,
                          cuda::why_not_here,
                          cuda::why_not,
                          [](const LayerForward& p) { return cuda::numbers_bytes(p.d); },

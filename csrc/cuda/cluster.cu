@@ -91,6 +91,7 @@ namespace lf {
 const Variant cuda_cluster{"cuda.cluster",
                            Device::cuda,
                            false,
+                           false,
                            cuda::why_no_clusters_here,
                            cuda::why_not,
                            [](const LayerForward& p) { return cuda::numbers_bytes(p.d); },

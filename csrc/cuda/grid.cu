@@ -154,6 +154,7 @@ namespace lf {
 const Variant cuda_grid{"cuda.grid",
                         Device::cuda,
                         false,
+                        false,
                         cuda::why_not_here,
                         cuda::why_not,
                         cuda::workspace_bytes,

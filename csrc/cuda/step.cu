@@ -232,6 +232,7 @@ namespace lf {
 const Variant cuda_step{"cuda.step",
                         Device::cuda,
                         false,
+                        false,
                         dev::why_not_here,
                         cuda::why_not,
                         cuda::forward_workspace,

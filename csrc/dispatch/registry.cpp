@@ -6,6 +6,7 @@ namespace {
 
 std::vector<Row>& table() {
   static std::vector<Row> rows{
+      {"cuda.decode", Device::cuda, &cuda_decode},
       {"cuda.block", Device::cuda, &cuda_block},
       {"cuda.cluster", Device::cuda, &cuda_cluster},
       {"cuda.grid", Device::cuda, &cuda_grid},

@@ -120,7 +120,7 @@ Backward layer_backward(const OptionalTensor& dy_given, const OptionalTensor& dh
     Run run(layer, x);
     run.allocate(x, layer.variant->backward_workspace(p, run.context().threads));
     layer.variant->backward(p, run.context());
-    if (!layer.variant->whole_layer) multiply_gradients(layer, {h0, y, dgates, dh, h_cell}, g);
+    if (!layer.variant->whole_backward) multiply_gradients(layer, {h0, y, dgates, dh, h_cell}, g);
   }
 
   if (g.x && x.dim() == 3)

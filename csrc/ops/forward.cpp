@@ -25,7 +25,7 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
   check_state("c0", c0, x, d, d.H);
 
   const DType state = state_dtype(layer.dtype);
-  const bool project = !layer.variant->whole_layer;
+  const bool project = !layer.variant->whole_forward;
   const Tensor gates = empty(x, {save ? d.D : 0, d.N, 4, d.H}, layer.dtype);
   const Tensor work = project && !save ? empty(x, {d.D, d.N, 4, d.H}, layer.dtype) : gates;
   const Tensor c = empty(x, {save ? d.D : 0, d.N, d.H}, state);

@@ -82,7 +82,7 @@ Values perhaps(Random& random, int64_t n, double limit) {
 // of cuda.grid takes on a small GPU (csrc/cuda/lstm_fused/grid_plan.h). brief: few steps, for
 // hidden sizes of which each takes long. turns: rows for several turns of a cluster
 // (csrc/cuda/lstm_fused/cluster_plan.h), and steps for each to use its barriers again.
-enum class Size { small, large, long_, many, brief, turns };
+enum class Size { small, large, long_, many, brief, turns, step };
 
 template <class T>
 Problem make_problem(Random& random, int64_t H, Size size) {
@@ -98,6 +98,7 @@ Problem make_problem(Random& random, int64_t H, Size size) {
           : size == Size::many  ? 6
           : size == Size::brief ? 7
           : size == Size::turns ? 8
+          : size == Size::step  ? 9
           : size == Size::large ? random.from_to(3, 4)
                                 : random.from_to(0, 3)) {
     case 0:  // At most 64 rows, which are multiplied by weights as they are.
@@ -124,6 +125,10 @@ Problem make_problem(Random& random, int64_t H, Size size) {
       break;
     case 8:
       d.B = random.from_to(17, 36), d.T = random.from_to(4, 6);
+      break;
+    case 9:  // Terms for all lanes of one warp or of several, in whole packs or not.
+      d.B = random.one_in(3) ? 1 : random.from_to(2, 16), d.T = 1;
+      p.I = random.one_in(2) ? 8 * random.from_to(1, 150) : random.from_to(1, 150);
       break;
     default:
       d.B = random.from_to(6, 12), d.T = random.from_to(60, 120);

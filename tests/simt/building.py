@@ -15,7 +15,7 @@ from lstm_fused import _build
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 
-SOURCES = ("machine", "variants", "block", "cluster", "grid", "step")
+SOURCES = ("machine", "variants", "block", "cluster", "decode", "grid", "step")
 KERNELS = [HERE / f"{name}.cpp" for name in SOURCES]
 PLUGIN = [*KERNELS, HERE / "plugin.cpp"]
 SCAN_CHECK = [*KERNELS, HERE / "scan_check.cpp"]

@@ -6,7 +6,8 @@
 
 namespace {
 
-const lf::Variant variants[] = {simt::block(), simt::cluster(), simt::grid(), simt::step()};
+const lf::Variant variants[] = {simt::block(), simt::cluster(), simt::decode(), simt::grid(),
+                                simt::step()};
 
 // LSTM_FUSED_SIMT_SEED=n: the seed of every launch.
 const bool seeded = [] {

@@ -9,6 +9,7 @@ import pytest
 
 from tests.simt import (
     mutants_of_block,
+    mutants_of_decode,
     mutants_of_grid,
     mutants_of_grid_backward,
     mutants_of_step,
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.simt
 
 MUTANTS = {
     "block": mutants_of_block.MUTANTS,
+    "decode": mutants_of_decode.MUTANTS,
     "grid": mutants_of_grid.MUTANTS | mutants_of_grid_backward.MUTANTS,
     "step": mutants_of_step.MUTANTS,
 }
@@ -26,6 +28,8 @@ CASES = [(kind, name) for kind, mutants in MUTANTS.items() for name in mutants]
 MODES = [
     ("block", "address"),
     ("block", "thread"),
+    ("decode", "address"),
+    ("decode", "thread"),
     ("grid", "address"),
     ("grid", "thread"),
     ("step", "address"),

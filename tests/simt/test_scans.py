@@ -14,7 +14,7 @@ from tests.simt import building
 
 pytestmark = pytest.mark.simt
 
-VARIANTS = ["simt.block", "simt.cluster", "simt.grid", "simt.step"]
+VARIANTS = ["simt.block", "simt.cluster", "simt.decode", "simt.grid", "simt.step"]
 # Seeds and rounds of problems. A seed draws its own problems and its own order of the threads.
 RUNS = {"plain": (range(10), 2), "address": (range(3), 1), "thread": (range(3), 1)}
 # Backward of simt.grid has 2048 threads at the least, and simt.cluster an effect of its own for

@@ -36,6 +36,7 @@ lf::Variant block();
 bool block_knows_its_limits();  // of GPUs of several generations
 lf::Variant cluster();
 bool cluster_knows_its_limits();
+lf::Variant decode();
 lf::Variant grid();
 bool grid_knows_its_limits();
 lf::Variant step();
