@@ -125,19 +125,20 @@ struct Check {
 
   void forward(const Forward& want, bool save) {
     const Dims& d = p.d;
-    const Guarded<int64_t> offsets(p.offsets, p.end);
-    const Guarded<T> x(p.x, p.end), h0(p.h0, p.end);
-    const Guarded<State> c0(p.c0, p.end);
-    const Guarded<T> w_ih[2] = {{p.w_ih[0], p.end}, {p.w_ih[1], p.end}};
-    const Guarded<T> w_hh[2] = {{p.w_hh[0], p.end}, {p.w_hh[1], p.end}};
-    const Guarded<T> w_hr[2] = {{p.w_hr[0], p.end}, {p.w_hr[1], p.end}};
-    const Guarded<T> b_ih[2] = {{p.b_ih[0], p.end}, {p.b_ih[1], p.end}};
-    const Guarded<T> b_hh[2] = {{p.b_hh[0], p.end}, {p.b_hh[1], p.end}};
+    const Guarded<int64_t> offsets(p.offsets, p.place);
+    const Guarded<T> x(p.x, p.place), h0(p.h0, p.place);
+    const Guarded<State> c0(p.c0, p.place);
+    const Guarded<T> w_ih[2] = {{p.w_ih[0], p.place}, {p.w_ih[1], p.place}};
+    const Guarded<T> w_hh[2] = {{p.w_hh[0], p.place}, {p.w_hh[1], p.place}};
+    const Guarded<T> w_hr[2] = {{p.w_hr[0], p.place}, {p.w_hr[1], p.place}};
+    const Guarded<T> b_ih[2] = {{p.b_ih[0], p.place}, {p.b_ih[1], p.place}};
+    const Guarded<T> b_hh[2] = {{p.b_hh[0], p.place}, {p.b_hh[1], p.place}};
     const bool needs_gates = save || !variant.whole_forward;
-    const Guarded<T> gates(needs_gates ? d.D * d.N * 4 * d.H : 0, p.end);
-    const Guarded<T> y(d.N * d.D * d.P, p.end), h_n(d.D * d.B * d.P, p.end);
-    const Guarded<State> c_n(d.D * d.B * d.H, p.end), c(save ? d.D * d.N * d.H : 0, p.end);
-    if (!variant.whole_forward) std::copy(want.projected.begin(), want.projected.end(), gates.data());
+    const Guarded<T> gates(needs_gates ? d.D * d.N * 4 * d.H : 0, p.place);
+    const Guarded<T> y(d.N * d.D * d.P, p.place), h_n(d.D * d.B * d.P, p.place);
+    const Guarded<State> c_n(d.D * d.B * d.H, p.place), c(save ? d.D * d.N * d.H : 0, p.place);
+    if (!variant.whole_forward)
+      std::copy(want.projected.begin(), want.projected.end(), gates.data());
     LayerForward f{};
     f.dtype = Storage<T>::kDType;
     f.d = d;
@@ -175,20 +176,20 @@ struct Check {
   void backward(const Backward& want, const Forward& given, bool over) {
     const Dims& d = p.d;
     const bool projection = !p.w_hr[0].empty();
-    const Guarded<int64_t> offsets(p.offsets, p.end);
-    const Guarded<T> w_hh[2] = {{p.w_hh[0], p.end}, {p.w_hh[1], p.end}};
-    const Guarded<T> w_hr[2] = {{p.w_hr[0], p.end}, {p.w_hr[1], p.end}};
-    const Guarded<T> w_ih[2] = {{p.w_ih[0], p.end}, {p.w_ih[1], p.end}};
-    const Guarded<T> x(p.x, p.end), h0(p.h0, p.end), dy(p.dy, p.end), dh_n(p.dh_n, p.end);
-    const Guarded<State> c0(p.c0, p.end), dc_n(p.dc_n, p.end), c(given.c, p.end);
-    const Guarded<T> gates(given.gates, p.end), y(given.y, p.end);
-    const Guarded<T> dgates(d.D * d.N * 4 * d.H, p.end);
-    const Guarded<T> dh0(p.want_dh0 ? d.D * d.B * d.P : 0, p.end);
-    const Guarded<State> dc0(d.D * d.B * d.H, p.end);
-    const Guarded<T> dh(projection ? d.D * d.N * d.P : 0, p.end);
-    const Guarded<T> h_cell(projection ? d.D * d.N * d.H : 0, p.end);
+    const Guarded<int64_t> offsets(p.offsets, p.place);
+    const Guarded<T> w_hh[2] = {{p.w_hh[0], p.place}, {p.w_hh[1], p.place}};
+    const Guarded<T> w_hr[2] = {{p.w_hr[0], p.place}, {p.w_hr[1], p.place}};
+    const Guarded<T> w_ih[2] = {{p.w_ih[0], p.place}, {p.w_ih[1], p.place}};
+    const Guarded<T> x(p.x, p.place), h0(p.h0, p.place), dy(p.dy, p.place), dh_n(p.dh_n, p.place);
+    const Guarded<State> c0(p.c0, p.place), dc_n(p.dc_n, p.place), c(given.c, p.place);
+    const Guarded<T> gates(given.gates, p.place), y(given.y, p.place);
+    const Guarded<T> dgates(d.D * d.N * 4 * d.H, p.place);
+    const Guarded<T> dh0(p.want_dh0 ? d.D * d.B * d.P : 0, p.place);
+    const Guarded<State> dc0(d.D * d.B * d.H, p.place);
+    const Guarded<T> dh(projection ? d.D * d.N * d.P : 0, p.place);
+    const Guarded<T> h_cell(projection ? d.D * d.N * d.H : 0, p.place);
     const auto room = [&](bool wanted, const Values& of) {
-      return Guarded<T>(wanted && variant.whole_backward ? int64_t(of.size()) : 0, p.end);
+      return Guarded<T>(wanted && variant.whole_backward ? int64_t(of.size()) : 0, p.place);
     };
     const Guarded<T> dx = room(p.want_dx, want.dx);
     const Guarded<T> dw_ih[2] = {room(p.want_dw_ih, want.dw_ih[0]),
@@ -248,7 +249,7 @@ struct Check {
 
   template <class Layer>
   void run(void (*scan)(const Layer&, const Context&), const Layer& layer, size_t bytes) {
-    const Guarded<unsigned char> workspace(int64_t(bytes), p.end, 64);
+    const Guarded<unsigned char> workspace(int64_t(bytes), p.place, 64);
     Context context = outside;
     context.threads = p.threads;
     context.workspace = workspace.data();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "contract/params.h"
+#include "guarded.h"
 #include "splitmix.h"
 
 #define LF_ISA oracle
@@ -58,7 +59,7 @@ struct Problem {
   int64_t I;
   int threads;
   bool want_dh0, want_dx, want_dw_ih, want_dw_hh, want_db, want_dw_hr;
-  bool end;  // overruns meet a guard page, else underruns do
+  Place place;
   std::vector<int64_t> lengths, offsets;
   Values x, w_ih[2], w_hh[2], w_hr[2], b_ih[2], b_hh[2], h0, c0;  // shapes: contract/params.h
   Values dy, dh_n, dc_n;
@@ -145,7 +146,8 @@ Problem make_problem(Random& random, int64_t H, Size size) {
   for (bool* want :
        {&p.want_dh0, &p.want_dx, &p.want_dw_ih, &p.want_dw_hh, &p.want_db, &p.want_dw_hr})
     *want = !random.one_in(4);
-  p.end = random.one_in(2);
+  p.place.end = random.one_in(2);
+  p.place.odd = size == Size::step && random.one_in(2);
 
   const int64_t outputs = d.D * d.B * d.P, states = d.D * d.B * d.H;
   p.x = uniform<T>(random, d.N * p.I, 2);

@@ -15,19 +15,25 @@ from lstm_fused import _build
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 
-SOURCES = ("machine", "variants", "block", "cluster", "decode", "grid", "step")
-KERNELS = [HERE / f"{name}.cpp" for name in SOURCES]
+MACHINE = HERE / "machine.cpp"
+VARIANTS = ("block", "cluster", "decode", "grid", "step")
+KERNELS = [MACHINE, *(HERE / f"{name}.cpp" for name in ("variants", *VARIANTS))]
 PLUGIN = [*KERNELS, HERE / "plugin.cpp"]
 SCAN_CHECK = [*KERNELS, HERE / "scan_check.cpp"]
-PROBES_CHECK = [HERE / "machine.cpp", HERE / "probes_check.cpp"]
+PROBES_CHECK = [MACHINE, HERE / "probes_check.cpp"]
 PROBES_DUMP = HERE / "probes_dump.cu"
-MICRO_CHECK = [HERE / "machine.cpp", HERE / "micro_check.cpp"]
-MACHINE_CHECK = [HERE / "machine.cpp", HERE / "machine_check.cpp"]
+MICRO_CHECK = [MACHINE, HERE / "micro_check.cpp"]
+MACHINE_CHECK = [MACHINE, HERE / "machine_check.cpp"]
 
 # AddressSanitizer's red zones around every local variable double the time to compile.
 ADDRESS = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
 ADDRESS += ["--param=asan-stack=0"]
 MODES = {"plain": ["-O1", "-g1"], "address": ADDRESS, "thread": ["-O1", "-g1", "-fsanitize=thread"]}
+# How kernels are run is not what is tested, and is most of what there is to do: the machine itself
+# has no sanitizer, and calls those of the kernels.
+OF_MACHINE = {mode: ["-O2", "-g1", "-fPIC", "-fvisibility=hidden"] for mode in MODES}
+OF_MACHINE["address"] += ["-D__SANITIZE_ADDRESS__"]
+OF_MACHINE["thread"] += ["-D__SANITIZE_THREAD__"]
 RACE = 66  # what a program exits with when ThreadSanitizer sees one
 # What a sanitizer must be told in the environment. Shared memory is poisoned by hand, so there is
 # nothing to leak or to return from.
@@ -75,6 +81,11 @@ def compile_program(
 
     strict  warnings are errors
     """
+    sources = list(sources)
+    if MACHINE in sources and sources != [MACHINE]:
+        machine = target.with_name(f"{target.name}-machine.o")
+        compile_program([MACHINE], machine, mode, csrc=csrc, strict=strict)
+        sources[sources.index(MACHINE)] = machine
     headers = [flag for folder in cuda_headers() for flag in ("-isystem", str(folder))]
     command = [*compiler(mode), "-std=c++20"]
     command += ["-Wall", "-Wextra", "-Werror"] if strict else ["-w"]
@@ -82,7 +93,11 @@ def compile_program(
         command += ["-Wshorten-64-to-32"]
     # `#pragma unroll` is nvcc's and clang's, who may not follow it.
     command += ["-Wno-unknown-pragmas", "-Wno-pass-failed"]
-    command += [*MODES[mode], "-include", str(HERE / "builtins.h")]
+    command += [
+        *(OF_MACHINE if sources == [MACHINE] else MODES)[mode],
+        "-include",
+        str(HERE / "builtins.h"),
+    ]
     command += [f"-I{HERE / 'include'}", f"-I{HERE}", f"-I{csrc}", f"-I{HERE.parent / 'csrc'}"]
     if target.suffix == ".so":
         command += ["-shared", "-fPIC", "-fvisibility=hidden"]

@@ -21,14 +21,14 @@ inline void __syncthreads(simt::Where where = simt::Where::current()) {
 }
 
 inline void __syncwarp(unsigned mask = ~0u, simt::Where where = simt::Where::current()) {
-  simt::exchange(mask, nullptr, 0, true, "__syncwarp", where);
+  simt::exchange(mask, {}, true, "__syncwarp", where);
 }
 
 namespace simt {
 template <class T>
 T shuffle(unsigned mask, T value, unsigned from, const char* kind, Where where) {
-  static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
-  const unsigned char* const all = exchange(mask, &value, sizeof value, false, kind, where);
+  static_assert(sizeof(T) <= 8);
+  const Slot* const all = exchange(mask, slot_of(value), false, kind, where);
   if (!(mask >> from & 1)) fail(std::string(kind) + " reads a lane outside of its mask", where);
   return of_lane<T>(all, from);
 }
@@ -55,8 +55,8 @@ T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32,
 
 inline unsigned __ballot_sync(unsigned mask, int predicate,
                               simt::Where where = simt::Where::current()) {
-  const unsigned char* const all =
-      simt::exchange(mask, &predicate, sizeof predicate, false, "__ballot_sync", where);
+  const simt::Slot* const all =
+      simt::exchange(mask, simt::slot_of(predicate), false, "__ballot_sync", where);
   unsigned bits = 0;
   for (unsigned l = 0; l < 32; ++l)
     if (mask >> l & 1 && simt::of_lane<int>(all, l)) bits |= 1u << l;

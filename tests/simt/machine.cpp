@@ -1,9 +1,7 @@
+// Not compiled with a sanitizer, as it is not what is tested; it calls them all the same.
 #include "machine.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -13,11 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "fibers.h"
 #include "sanitize.h"
-
-#if !defined(__x86_64__)
-#error "the SIMT machine switches fibers by x86-64 instructions: port switch_stack()"
-#endif
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -28,7 +23,7 @@ uint64_t seed = 0;
 
 namespace {
 
-constexpr size_t kStackBytes = 256 << 10, kRedZone = 64, kMaxThreads = 1024;
+constexpr size_t kRedZone = 64, kMaxArrays = 16, kMaxThreads = 1024;
 constexpr size_t kMaxShared = 227 << 10;  // of a block, sm_90
 constexpr unsigned kBarriers = 16, kMaxCluster = 16;
 
@@ -42,7 +37,11 @@ struct Barrier {
 struct Meeting {
   Barrier barrier;
   unsigned round[32] = {};
-  alignas(64) unsigned char slots[2][32 * 64];
+  Slot slots[2][32];
+};
+struct Warp {
+  Meeting of_all;
+  std::map<unsigned, Meeting> of_some;  // by mask
 };
 
 struct Block {
@@ -53,7 +52,7 @@ struct Block {
   unsigned char* shared = nullptr;
   size_t capacity = 0;
   Barrier barriers[kBarriers];
-  std::vector<std::map<unsigned, Meeting>> warps;  // by mask
+  std::vector<Warp> warps;
 };
 
 struct Copy {
@@ -71,11 +70,9 @@ struct Thread {
   unsigned lane = 0, warp = 0;
   State state = State::ready;
   Where where{};
-  std::deque<std::vector<Copy>> copies;  // groups, the last of which is open
-  void* stack_pointer = nullptr;
-  char* stack = nullptr;
-  Identity identity;
-  void* fake_stack = nullptr;
+  std::vector<Copy> open_copies;
+  std::deque<std::vector<Copy>> copies;  // groups
+  Fiber fiber;
 };
 
 struct Effect {
@@ -83,44 +80,40 @@ struct Effect {
   std::function<void()> run;
 };
 
-// Stacks and identities outlive launches: making them took most of a small launch's time. An
-// identity serves one thread of a launch, as all that one does is ordered, but launches are ordered
-// anyway.
-std::vector<char*> free_stacks;
-std::vector<Identity> free_identities;
+FiberPool fibers;
 
-Identity take_identity() {
-  if (free_identities.empty()) return Identity::fresh();
-  const Identity identity = free_identities.back();
-  free_identities.pop_back();
-  return identity;
+uint64_t random_state;  // starts anew at every launch
+
+uint64_t random() {
+  random_state ^= random_state << 13;
+  random_state ^= random_state >> 7;
+  random_state ^= random_state << 17;
+  return random_state;
 }
 
-char* take_stack() {
-  if (!free_stacks.empty()) {
-    char* const stack = free_stacks.back();
-    free_stacks.pop_back();
-    return stack;
+// Threads that may go on: one at random, or the one that has waited longest.
+class Queue {
+ public:
+  explicit Queue(size_t most = 0) : ids_(std::bit_ceil(most)) {}
+  bool empty() const { return size_ == 0; }
+  void push(int id) { at(size_++) = id; }
+  int take() {
+    if (seed) std::swap(at(0), at(random() % size_));
+    --size_;
+    return ids_[first_++ & (ids_.size() - 1)];
   }
-  void* const stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (stack == MAP_FAILED) throw Error("no memory for the stack of a thread");
-  mprotect(stack, size_t(sysconf(_SC_PAGESIZE)), PROT_NONE);
-  return static_cast<char*>(stack);
-}
 
-// Saves the registers that a call preserves, and goes on where `to` was saved.
-__attribute__((naked, noinline)) void switch_stack(void** /*save*/, void* /*to*/) {
-  asm volatile(
-      "pushq %rbp\n pushq %rbx\n pushq %r12\n pushq %r13\n pushq %r14\n pushq %r15\n"
-      "movq %rsp,(%rdi)\n movq %rsi,%rsp\n"
-      "popq %r15\n popq %r14\n popq %r13\n popq %r12\n popq %rbx\n popq %rbp\n ret\n");
-}
+ private:
+  int& at(size_t k) { return ids_[(first_ + k) & (ids_.size() - 1)]; }
+
+  std::vector<int> ids_;  // a ring
+  size_t first_ = 0, size_ = 0;
+};
 
 class Machine {
  public:
   Machine(const Launch& launch, const std::function<void()>& kernel)
-      : launch_(launch), kernel_(kernel), random_(seed * 0x9e3779b97f4a7c15 + 1) {}
+      : launch_(launch), kernel_(kernel) {}
   ~Machine();
 
   void run();
@@ -128,40 +121,37 @@ class Machine {
   Thread& self() { return *current_; }
   const Launch& launch() const { return launch_; }
   Block& peer(Block& block, unsigned rank) { return (&block - block.rank)[rank]; }
-  uint64_t random();
   void leave(State state, Where where);
   void wait(Barrier& barrier, unsigned count, bool orders, const char* kind, Where where);
   void post(std::function<void()> effect);
   [[noreturn]] void fail(const std::string& what, Where where);
 
  private:
+  // What comes next: a thread, by its number, or one of these.
+  enum { kEffect = -1, kDeadlock = -2, kEnd = -3 };
+
   static void entry();
   void make_block(Block& block, unsigned number);
   void make_thread(Thread& thread, int id);
   void run_blocks(unsigned first, unsigned count);
-  void resume(Thread& thread);
-  void suspend();
+  int choose();
+  void go_on();
+  void enter(Thread& thread, Fiber& from, bool ends);
   void end_thread();
   void run_effect();
-  int take(std::vector<int>& queue);
-  void throw_if_failed();
   [[noreturn]] void report_deadlock();
 
   const Launch launch_;
   const std::function<void()>& kernel_;
   std::vector<Block> blocks_;  // those on the machine now
   std::vector<Thread> threads_;
-  std::vector<int> ready_, spinning_;
+  Queue ready_, spinning_;
   std::deque<Effect> effects_;
   Thread* current_ = nullptr;
-  size_t alive_ = 0;
-  uint64_t random_;
+  size_t alive_ = 0, in_vain_ = 0;  // resumed spinning threads since the last one that got on
+  int next_ = kEnd;
   std::optional<std::string> error_;
-  std::vector<Identity> identities_;  // of threads that have ended
-  void *main_pointer_ = nullptr, *main_fake_stack_ = nullptr;
-  const void* main_bottom_ = nullptr;
-  size_t main_size_ = 0;
-  Identity main_ = Identity::current();
+  Fiber main_{.identity = Identity::current()};
 };
 
 Machine* machine = nullptr;
@@ -175,11 +165,9 @@ std::string text(Where where) {
   return std::string(where.file_name()) + ":" + std::to_string(where.line());
 }
 
-SIMT_UNSANITIZED uint64_t Machine::random() {
-  random_ ^= random_ << 13;
-  random_ ^= random_ >> 7;
-  random_ ^= random_ << 17;
-  return random_;
+bool same(Where a, Where b) {
+  return a.line() == b.line() &&
+         (a.file_name() == b.file_name() || !std::strcmp(a.file_name(), b.file_name()));
 }
 
 void Machine::fail(const std::string& what, Where where) {
@@ -188,85 +176,94 @@ void Machine::fail(const std::string& what, Where where) {
   error_ = what + " at " + text(where) + ", block " + text(current_->block->index) + ", thread " +
            text(current_->index);
   current_->state = State::done;
-  suspend();
+  next_ = kEnd;
+  switch_fiber(current_->fiber, main_, true);
   std::abort();
 }
 
-void Machine::throw_if_failed() {
-  if (error_) throw Error(*error_);
+// Threads go on from one to another; what is not a thread is run_blocks's.
+int Machine::choose() {
+  if (!alive_) return kEnd;
+  const bool idle = ready_.empty() && (spinning_.empty() || !seed || random() % 4);
+  if (!effects_.empty() && (idle || (seed && random() % 16 == 0))) return kEffect;
+  if (!ready_.empty() && (spinning_.empty() || !seed || random() % 64)) {
+    in_vain_ = 0;
+    return ready_.take();
+  }
+  if (spinning_.empty() || ++in_vain_ >= 100 * threads_.size() + 1000) return kDeadlock;
+  return spinning_.take();
 }
 
-SIMT_UNSANITIZED void Machine::resume(Thread& thread) {
+void Machine::enter(Thread& thread, Fiber& from, bool ends) {
   current_ = &thread;
   threadIdx = thread.index;
   blockIdx = thread.block->index;
-  before_switch(&main_fake_stack_, thread.stack, kStackBytes);
-  thread.identity.enter(false);
-  switch_stack(&main_pointer_, thread.stack_pointer);
-  after_switch(main_fake_stack_, nullptr, nullptr);
-  current_ = nullptr;
+  switch_fiber(from, thread.fiber, ends);
 }
 
-SIMT_UNSANITIZED void Machine::suspend() {
+void Machine::go_on() {
   Thread& thread = *current_;
-  before_switch(thread.state == State::done ? nullptr : &thread.fake_stack, main_bottom_,
-                main_size_);
-  main_.enter(false);
-  switch_stack(&thread.stack_pointer, main_pointer_);
-  after_switch(thread.fake_stack, nullptr, nullptr);
+  const bool ends = thread.state == State::done;
+  if (thread.state != State::spinning) in_vain_ = 0;
+  next_ = choose();
+  if (next_ == thread.id) return;
+  if (next_ >= 0) return enter(threads_[size_t(next_)], thread.fiber, ends);
+  switch_fiber(thread.fiber, main_, ends);
 }
 
-SIMT_UNSANITIZED void Machine::entry() {
-  after_switch(nullptr, &machine->main_bottom_, &machine->main_size_);
+void Machine::entry() {
+  Fiber& main = machine->main_;
+  const bool first = !main.bottom;
+  after_switch(nullptr, first ? &main.bottom : nullptr, first ? &main.size : nullptr);
   machine->kernel_();
   machine->end_thread();
-  machine->suspend();
+  machine->go_on();
   std::abort();
 }
 
 void Machine::end_thread() {
-  Quiet quiet;
   Thread& thread = *current_;
-  if (thread.copies.size() > 1 || !thread.copies.front().empty())
+  if (!thread.copies.empty() || !thread.open_copies.empty())
     fail("a thread ends with cp.async copies that it has not waited for", Where::current());
   thread.state = State::done;
   --alive_;
   Block& block = *thread.block;
   if (--block.alive > 0) return;
   // Its shared memory is gone, for its peers too.
+  Quiet quiet;
   unpoison(block.shared, block.capacity);
   std::memset(block.shared, 0xff, block.capacity);
   poison(block.shared, block.capacity);
 }
 
 void Machine::leave(State state, Where where) {
-  Quiet quiet;
   current_->where = where;
   current_->state = state;
-  if (state == State::ready) ready_.push_back(current_->id);
-  if (state == State::spinning) spinning_.push_back(current_->id);
-  suspend();
+  if (state == State::ready) ready_.push(current_->id);
+  if (state == State::spinning) spinning_.push(current_->id);
+  go_on();
 }
 
 void Machine::wait(Barrier& barrier, unsigned count, bool orders, const char* kind, Where where) {
-  {
+  if (barrier.arrived && !same(barrier.where, where))
+    fail(std::string(kind) + " in divergent code: others wait at " + text(barrier.where), where);
+  barrier.where = where;
+  if (orders) release(&barrier);
+  if (barrier.parked.capacity() < count) {
     Quiet quiet;
-    if (barrier.arrived && text(barrier.where) != text(where))
-      fail(std::string(kind) + " in divergent code: others wait at " + text(barrier.where), where);
-    barrier.where = where;
-    if (orders) release(&barrier);
-    if (++barrier.arrived < count) {
-      barrier.parked.push_back(current_->id);
-      leave(State::parked, where);
-    } else {
-      barrier.arrived = 0;
-      for (const int id : barrier.parked) {
-        threads_[id].state = State::ready;
-        ready_.push_back(id);
-      }
-      barrier.parked.clear();
-      if (seed) leave(State::ready, where);  // the last to come need not be the first to go
+    barrier.parked.reserve(count);
+  }
+  if (++barrier.arrived < count) {
+    barrier.parked.push_back(current_->id);
+    leave(State::parked, where);
+  } else {
+    barrier.arrived = 0;
+    for (const int id : barrier.parked) {
+      threads_[size_t(id)].state = State::ready;
+      ready_.push(id);
     }
+    barrier.parked.clear();
+    if (seed) leave(State::ready, where);  // the last to come need not be the first to go
   }
   if (orders) acquire(&barrier);
 }
@@ -287,15 +284,8 @@ void Machine::run_effect() {
   agent.enter(true);  // the launch precedes it
   acquire(effect.issued.get());
   effect.run();
-  main_.enter(false);
+  main_.identity.enter(false);
   agent.end();
-}
-
-int Machine::take(std::vector<int>& queue) {
-  const size_t k = seed ? random() % queue.size() : 0;
-  const int id = queue[k];
-  queue.erase(queue.begin() + ptrdiff_t(k));
-  return id;
 }
 
 void Machine::report_deadlock() {
@@ -315,9 +305,8 @@ void Machine::make_block(Block& block, unsigned number) {
   block.index = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
   block.rank = number % launch_.cluster;
   block.alive = launch_.block.x * launch_.block.y * launch_.block.z;
-  block.warps.resize((block.alive + 31) / 32);
-  // Room for the red zones of as many arrays as fit.
-  block.capacity = (launch_.shared / 16 + 1) * (16 + kRedZone);
+  block.warps = std::vector<Warp>((block.alive + 31) / 32);
+  block.capacity = launch_.shared + kMaxArrays * (16 + kRedZone);
   block.shared =
       static_cast<unsigned char*>(std::aligned_alloc(1024, (block.capacity + 1023) & ~1023));
   std::memset(block.shared, 0xff, block.capacity);  // NaN in every format
@@ -331,16 +320,10 @@ void Machine::make_thread(Thread& thread, int id) {
   thread.block = &blocks_[unsigned(id) / size];
   thread.lane = k % 32;
   thread.warp = k / 32;
-  thread.copies.resize(1);
-  thread.stack = take_stack();
-  void** top = reinterpret_cast<void**>(thread.stack + kStackBytes) - 2;
-  *top = reinterpret_cast<void*>(&entry);
-  for (int k = 0; k < 6; ++k) *--top = nullptr;  // the registers that switch_stack takes
-  thread.stack_pointer = top;
-  thread.identity = take_identity();
-  thread.identity.enter(true);  // the launch precedes it
-  main_.enter(false);
-  ready_.push_back(id);
+  thread.fiber = fibers.take(&entry);
+  thread.fiber.identity.enter(true);  // the launch precedes it
+  main_.identity.enter(false);
+  ready_.push(id);
 }
 
 // Blocks [first, first + count) from start to end.
@@ -348,34 +331,28 @@ void Machine::run_blocks(unsigned first, unsigned count) {
   const unsigned size = launch_.block.x * launch_.block.y * launch_.block.z;
   blocks_ = std::vector<Block>(count);
   threads_ = std::vector<Thread>(size_t(count) * size);
+  ready_ = spinning_ = Queue(threads_.size());
   for (unsigned k = 0; k < count; ++k) make_block(blocks_[k], first + k);
   for (size_t k = 0; k < threads_.size(); ++k) make_thread(threads_[k], int(k));
   alive_ = threads_.size();
-  size_t in_vain = 0;  // resumed spinning threads since the last one that got on
-  while (alive_) {
-    const bool idle = ready_.empty() && (spinning_.empty() || !seed || random() % 4);
-    if (!effects_.empty() && (idle || (seed && random() % 16 == 0))) {
+  for (next_ = choose(); next_ != kEnd;) {
+    if (next_ == kDeadlock) report_deadlock();
+    if (next_ == kEffect) {
       run_effect();
-      in_vain = 0;
-    } else if (!ready_.empty() && (spinning_.empty() || !seed || random() % 64)) {
-      resume(threads_[take(ready_)]);
-      in_vain = 0;
-    } else if (!spinning_.empty() && ++in_vain < 100 * threads_.size() + 1000) {
-      const int id = take(spinning_);
-      resume(threads_[id]);
-      if (threads_[id].state != State::spinning) in_vain = 0;
+      in_vain_ = 0;
+      next_ = choose();
     } else {
-      report_deadlock();
+      enter(threads_[size_t(next_)], main_, false);
+      current_ = nullptr;
     }
-    throw_if_failed();
   }
+  if (error_) throw Error(*error_);
   while (!effects_.empty()) run_effect();
   for (Thread& thread : threads_) {  // what it did precedes what follows the launch
-    thread.identity.enter(false);
-    main_.enter(true);
-    identities_.push_back(thread.identity);
-    free_stacks.push_back(thread.stack);
-    thread.stack = nullptr;
+    thread.fiber.identity.enter(false);
+    main_.identity.enter(true);
+    fibers.give_back(thread.fiber);
+    thread.fiber = {};
   }
   for (Block& block : blocks_) {
     unpoison(block.shared, block.capacity);
@@ -385,17 +362,13 @@ void Machine::run_blocks(unsigned first, unsigned count) {
 }
 
 Machine::~Machine() {  // what an error left
-  for (Thread& thread : threads_)
-    if (thread.stack) {
-      unpoison(thread.stack, kStackBytes);
-      munmap(thread.stack, kStackBytes);
-    }
+  for (const Thread& thread : threads_)
+    if (thread.fiber.bottom) fibers.abandon(thread.fiber);
   for (Block& block : blocks_)
     if (block.shared) {
       unpoison(block.shared, block.capacity);
       std::free(block.shared);
     }
-  free_identities.insert(free_identities.end(), identities_.begin(), identities_.end());
   machine = nullptr;
 }
 
@@ -412,15 +385,16 @@ void Machine::run() {
   blockDim = block;
   if (launch_.cooperative) return run_blocks(0, blocks);
   // One cluster after another, in any order: nobody may wait for a block of another cluster.
-  std::vector<int> clusters;
-  for (unsigned k = 0; k < blocks; k += launch_.cluster) clusters.push_back(int(k));
-  while (!clusters.empty()) run_blocks(unsigned(take(clusters)), launch_.cluster);
+  Queue clusters(blocks);
+  for (unsigned k = 0; k < blocks; k += launch_.cluster) clusters.push(int(k));
+  while (!clusters.empty()) run_blocks(unsigned(clusters.take()), launch_.cluster);
 }
 
 }  // namespace
 
 void run(const Launch& launch, const std::function<void()>& kernel) {
   const Quiet quiet;
+  random_state = seed * 0x9e3779b97f4a7c15 + 1;
   Machine here(launch, kernel);
   machine = &here;
   here.run();
@@ -431,10 +405,10 @@ void fail(const std::string& what, Where where) {
   throw Error(what + " at " + text(where));
 }
 
-SIMT_UNSANITIZED unsigned lane() { return machine->self().lane; }
-SIMT_UNSANITIZED unsigned cluster_rank() { return machine->self().block->rank; }
-SIMT_UNSANITIZED unsigned cluster_size() { return machine->launch().cluster; }
-SIMT_UNSANITIZED bool coin() { return seed && machine->random() & 1; }
+unsigned lane() { return machine->self().lane; }
+unsigned cluster_rank() { return machine->self().block->rank; }
+unsigned cluster_size() { return machine->launch().cluster; }
+bool coin() { return seed && random() & 1; }
 
 void yield(Where where) {
   if (seed) machine->leave(State::ready, where);
@@ -452,18 +426,17 @@ void cluster_barrier(Where where) {
                 "cluster_sync", where);
 }
 
-const unsigned char* exchange(unsigned mask, const void* mine, size_t bytes, bool orders,
-                              const char* kind, Where where) {
+const Slot* exchange(unsigned mask, const Slot& mine, bool orders, const char* kind, Where where) {
   Thread& self = machine->self();
   if (!(mask >> self.lane & 1)) fail(std::string(kind) + " by a lane outside of its mask", where);
-  Meeting* meeting;
-  unsigned char* slots;
-  {
+  Warp& warp = self.block->warps[self.warp];
+  Meeting* meeting = &warp.of_all;
+  if (mask != ~0u) {
     Quiet quiet;
-    meeting = &self.block->warps[self.warp][mask];
-    slots = meeting->slots[meeting->round[self.lane]++ % 2];
-    if (bytes) std::memcpy(slots + 64 * self.lane, mine, bytes);
+    meeting = &warp.of_some[mask];
   }
+  Slot* const slots = meeting->slots[meeting->round[self.lane]++ % 2];
+  slots[self.lane] = mine;
   machine->wait(meeting->barrier, unsigned(__builtin_popcount(mask)), orders, kind, where);
   return slots;
 }
@@ -478,6 +451,7 @@ void* carve(size_t& used, size_t bytes, Where where) {
              "gave " +
              std::to_string(machine->launch().shared),
          where);
+  if (arrays == kMaxArrays) fail("a kernel has more arrays in shared memory than red zones", where);
   unsigned char* const at = block.shared + taken + arrays * kRedZone;
   poison(at + bytes, whole - bytes + kRedZone);
   used = (arrays + 1) << 32 | (taken + whole);
@@ -493,26 +467,30 @@ void* peer(const void* shared, unsigned rank, Where where) {
   return machine->peer(mine, rank).shared + offset;
 }
 
-static void finish(const Copy& copy) {
+namespace {
+void finish(const Copy& copy) {
   std::memcpy(copy.to, copy.from, copy.valid);
   std::memset(static_cast<char*>(copy.to) + copy.valid, 0, copy.bytes - copy.valid);
 }
+}  // namespace
 
 void copy_later(void* to, const void* from, unsigned bytes, unsigned valid) {
   const Copy copy{to, from, bytes, valid};
   if (coin()) return finish(copy);
   Quiet quiet;
-  machine->self().copies.back().push_back(copy);
+  machine->self().open_copies.push_back(copy);
 }
 
 void close_copies() {
   Quiet quiet;
-  machine->self().copies.emplace_back();
+  Thread& self = machine->self();
+  self.copies.push_back(std::move(self.open_copies));
+  self.open_copies.clear();
 }
 
 void finish_copies(size_t groups_left) {
   std::deque<std::vector<Copy>>& groups = machine->self().copies;
-  while (groups.size() > groups_left + 1) {
+  while (groups.size() > groups_left) {
     std::vector<Copy> group;
     {
       Quiet quiet;

@@ -21,6 +21,9 @@
 #include <functional>
 #include <source_location>
 #include <stdexcept>
+#include <type_traits>
+
+#include "sanitize.h"
 
 extern uint3 threadIdx, blockIdx;  // of the running fiber
 extern dim3 blockDim, gridDim;
@@ -64,13 +67,24 @@ void spin(Where where);   // the same, in a loop that waits for another thread
 void block_barrier(unsigned id, unsigned count, const char* kind, Where where);
 void cluster_barrier(Where where);
 
-// Every lane of the mask hands in `bytes` (at most 64) and gets everybody's, lane l's at 64 l.
-// Memory is ordered only where `orders`, as for __syncwarp.
-const unsigned char* exchange(unsigned mask, const void* mine, size_t bytes, bool orders,
-                              const char* kind, Where where);
+// What a lane hands to the others of its warp.
+struct Slot {
+  alignas(16) unsigned char bytes[64];
+};
+
+// Every lane of the mask hands in a slot and gets everybody's, by lane. Memory is ordered only
+// where `orders`, as for __syncwarp.
+const Slot* exchange(unsigned mask, const Slot& mine, bool orders, const char* kind, Where where);
 template <class T>
-const T& of_lane(const unsigned char* exchanged, unsigned lane) {
-  return *reinterpret_cast<const T*>(exchanged + 64 * lane);
+SIMT_UNSANITIZED inline Slot slot_of(const T& value) {
+  static_assert(sizeof(T) <= sizeof(Slot) && std::is_trivially_copyable_v<T>);
+  Slot slot{};
+  __builtin_memcpy(slot.bytes, &value, sizeof value);
+  return slot;
+}
+template <class T>
+SIMT_UNSANITIZED inline const T& of_lane(const Slot* exchanged, unsigned lane) {
+  return *reinterpret_cast<const T*>(exchanged[lane].bytes);
 }
 
 // The next array of this thread's block in shared memory, `used` bytes of which are taken, with a

@@ -27,54 +27,47 @@ class Mutant(NamedTuple):
     file: str  # below csrc/cuda
     old: str  # stands there once
     new: str
-    mode: str = "address"  # the sanitizer, of building.MODES
+    # Of building.MODES, the cheapest that notices.
+    mode: str = "plain"
 
 
 class Planter:
-    """Builds and runs mutants of one variant; what no mutant changes is compiled once."""
+    """Builds and runs mutants; what no mutant of a kind changes is compiled once."""
 
-    def __init__(self, source: str, variant: str, folder: Path, compiled: Callable[..., Path]):
+    def __init__(self, folder: Path, compiled: Callable[..., Path]):
+        """compiled: the fixture, which skips where a tool is missing."""
+        self._compile = compiled
+        self._csrc = folder / "csrc"
+        shutil.copytree(building.CSRC, self._csrc)
+        for plan, table, kept in BUCKETS:
+            _leave_few_buckets(self._csrc / "cuda" / "lstm_fused" / plan, table, kept)
+
+    def noticed(self, kind: str, mutant: Mutant, folder: Path) -> str | None:
+        """What is said of the mutant, or None if nobody objects.
+
+        kind  of a variant: its source in this folder is the one that includes the mutated files
         """
-        source    of this folder, the one that includes the mutated files
-        compiled  the fixture: skips where a tool is missing
-        """
-        self.source, self.variant = building.HERE / source, variant
-        self._folder, self._compile = folder, compiled
-        self._objects: dict[str, list[Path]] = {}
-
-    def objects(self, mode: str) -> list[Path]:
-        if mode not in self._objects:
-            sources = [s for s in building.SCAN_CHECK if s != self.source]
-            self._objects[mode] = [
-                self._compile([s], self._folder / f"{mode}-{s.stem}.o", mode) for s in sources
-            ]
-        return self._objects[mode]
-
-    def noticed(self, mutant: Mutant, folder: Path) -> str | None:
-        """What is said of the mutant, or None if nobody objects."""
         csrc = folder / "csrc"
-        shutil.copytree(building.CSRC, csrc)
+        shutil.copytree(self._csrc, csrc)
         path = csrc / "cuda" / mutant.file
         text = path.read_text()
         assert text.count(mutant.old) == 1, f"{mutant.old!r} stands {text.count(mutant.old)} times"
         path.write_text(text.replace(mutant.old, mutant.new))
-        return self._complaint(mutant.mode, folder, csrc)
+        return self._complaint(kind, mutant.mode, folder, csrc)
 
-    def said_of_control(self, mode: str, folder: Path) -> str | None:
+    def said_of_control(self, kind: str, mode: str, folder: Path) -> str | None:
         """The same without a bug: what is said here would be said of every mutant."""
-        csrc = folder / "csrc"
-        shutil.copytree(building.CSRC, csrc)
-        return self._complaint(mode, folder, csrc)
+        return self._complaint(kind, mode, folder, self._csrc)
 
-    def _complaint(self, mode: str, folder: Path, csrc: Path) -> str | None:
-        for plan, table, kept in BUCKETS:
-            _leave_few_buckets(csrc / "cuda" / "lstm_fused" / plan, table, kept)
-        program = folder / "mutant"
-        building.compile_program(
-            [self.source, *self.objects(mode)], program, mode, csrc=csrc, strict=False
-        )
+    def _object(self, source: Path, mode: str) -> Path:
+        return self._compile([source], f"few-{source.stem}.o", mode, csrc=self._csrc)
+
+    def _complaint(self, kind: str, mode: str, folder: Path, csrc: Path) -> str | None:
+        mutated, program = building.HERE / f"{kind}.cpp", folder / "mutant"
+        same = [self._object(s, mode) for s in building.SCAN_CHECK if s != mutated]
+        building.compile_program([mutated, *same], program, mode, csrc=csrc, strict=False)
         for seed in SEEDS:
-            done = building.run(program, self.variant, seed, ROUNDS)
+            done = building.run(program, f"simt.{kind}", seed, ROUNDS)
             if done.returncode != 0:
                 return (done.stdout or done.stderr)[-300:]
         return None

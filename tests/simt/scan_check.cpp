@@ -62,7 +62,8 @@ struct SmallLayer {
   // In memory that holds `byte` everywhere.
   void run(const lf::Variant& variant, int byte) {
     const std::vector<T> w_hh(4 * H * H, T(0.1f));
-    std::vector<T> gates(D * steps * 2 * 4 * H, T(0.1f));
+    std::vector<T> gates(D * steps * 2 * 4 * H);
+    for (size_t k = 0; k < gates.size(); ++k) gates[k] = T(0.1f * float(k % H % 7));
     std::vector<int64_t> offsets;
     for (int64_t t = 0; t <= steps; ++t) offsets.push_back(2 * t);
     h_n.assign(D * 2 * H, T(0.f));

@@ -50,13 +50,8 @@ SEEDS = {"plain": range(8), "address": range(4), "thread": range(4)}
 
 
 @pytest.fixture(scope="module", params=list(building.MODES))
-def program(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    compiled: Callable[..., Path],
-) -> Path:
-    target = tmp_path_factory.mktemp(request.param) / request.param
-    return compiled(building.MACHINE_CHECK, target, request.param)
+def program(request: pytest.FixtureRequest, compiled: Callable[..., Path]) -> Path:
+    return compiled(building.MACHINE_CHECK, request.param, request.param)
 
 
 def run(program: Path, case: str, seed: int) -> tuple[int, str]:

@@ -86,10 +86,8 @@ def test_a_failure_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("mode", list(building.MODES))
-def test_kernels_exchange_what_they_should(
-    mode: str, tmp_path: Path, compiled: Callable[..., Path]
-) -> None:
-    check = compiled(building.MICRO_CHECK, tmp_path / "check", mode)
+def test_kernels_exchange_what_they_should(mode: str, compiled: Callable[..., Path]) -> None:
+    check = compiled(building.MICRO_CHECK, "check", mode)
     for seed in range(4):
         done = building.run(check, seed)
         assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout + done.stderr

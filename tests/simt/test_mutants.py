@@ -25,35 +25,21 @@ MUTANTS = {
     "step": mutants_of_step.MUTANTS,
 }
 CASES = [(kind, name) for kind, mutants in MUTANTS.items() for name in mutants]
-MODES = [
-    ("block", "address"),
-    ("block", "thread"),
-    ("decode", "address"),
-    ("decode", "thread"),
-    ("grid", "address"),
-    ("grid", "thread"),
-    ("step", "address"),
-]
+# Every kind in every mode that it has mutants in.
+MODES = sorted({(kind, mutant.mode) for kind, of in MUTANTS.items() for mutant in of.values()})
 
 
 @pytest.fixture(scope="module")
-def planters(
-    tmp_path_factory: pytest.TempPathFactory, compiled: Callable[..., Path]
-) -> dict[str, Planter]:
-    return {
-        kind: Planter(f"{kind}.cpp", f"simt.{kind}", tmp_path_factory.mktemp(kind), compiled)
-        for kind in MUTANTS
-    }
+def planter(tmp_path_factory: pytest.TempPathFactory, compiled: Callable[..., Path]) -> Planter:
+    return Planter(tmp_path_factory.mktemp("planter"), compiled)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_mutants(kind: str, name: str, planters: dict[str, Planter], tmp_path: Path) -> None:
-    noticed = planters[kind].noticed(MUTANTS[kind][name], tmp_path)
+def test_mutants(kind: str, name: str, planter: Planter, tmp_path: Path) -> None:
+    noticed = planter.noticed(kind, MUTANTS[kind][name], tmp_path)
     assert noticed is not None, f"nobody notices: {name}"
 
 
 @pytest.mark.parametrize(("kind", "mode"), MODES)
-def test_the_control_is_clean(
-    kind: str, mode: str, planters: dict[str, Planter], tmp_path: Path
-) -> None:
-    assert planters[kind].said_of_control(mode, tmp_path) is None
+def test_the_control_is_clean(kind: str, mode: str, planter: Planter, tmp_path: Path) -> None:
+    assert planter.said_of_control(kind, mode, tmp_path) is None

@@ -28,8 +28,8 @@ INSIDE = {
 
 
 @pytest.mark.parametrize("mode", list(building.MODES))
-def test_twins_do_what_is_defined(mode: str, tmp_path: Path, compiled: Callable[..., Path]) -> None:
-    program = compiled(building.PROBES_CHECK, tmp_path / "probes", mode)
+def test_twins_do_what_is_defined(mode: str, compiled: Callable[..., Path]) -> None:
+    program = compiled(building.PROBES_CHECK, "probes", mode)
     for seed in range(4):
         done = building.run(program, seed)
         assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout + done.stderr

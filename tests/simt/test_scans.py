@@ -27,13 +27,8 @@ WIDE = {"plain": range(1, 3), "address": range(1), "thread": range(0)}
 
 
 @pytest.fixture(scope="module", params=list(building.MODES))
-def program(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    compiled: Callable[..., Path],
-) -> Path:
-    target = tmp_path_factory.mktemp(request.param) / request.param
-    return compiled(building.SCAN_CHECK, target, request.param)
+def program(request: pytest.FixtureRequest, compiled: Callable[..., Path]) -> Path:
+    return compiled(building.SCAN_CHECK, request.param, request.param)
 
 
 def test_limits(program: Path) -> None:

@@ -21,10 +21,9 @@ REFUSED = "in float32 it rounds the factors of products to TF32"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _plugin(tmp_path_factory: pytest.TempPathFactory, compiled: Callable[..., Path]) -> None:
+def _plugin(compiled: Callable[..., Path]) -> None:
     if "simt.block" not in dispatch.KERNELS:
-        library = tmp_path_factory.mktemp("plugin") / "simt.so"
-        dispatch.add_kernels(compiled(building.PLUGIN, library, "plain"))
+        dispatch.add_kernels(compiled(building.PLUGIN, "simt.so", "plain"))
 
 
 @pytest.fixture(params=["simt.block", "simt.cluster", "simt.grid"])

@@ -69,36 +69,10 @@ void load_matrix(uint32_t (&r)[kMatrices], const void* row, Where where = Where:
     check_aligned(row, 16, "ldmatrix", where);
     mine = *static_cast<const Row*>(row);
   }
-  const unsigned char* const all =
-      simt::exchange(~0u, &mine, sizeof mine, false, "ldmatrix", where);
+  const simt::Slot* const all = simt::exchange(~0u, simt::slot_of(mine), false, "ldmatrix", where);
   const simt::Quiet quiet;
   for (unsigned k = 0; k < kMatrices; ++k)
     r[k] = simt::of_lane<Row>(all, 8 * k + lane / 4).words[lane % 4];
-}
-
-struct Operands {
-  uint32_t a[4], b[2];
-};
-
-// d += a b, with value(register, element) giving an element of a register as a float and kPer
-// elements to a register. Products are exact in float; their sum is rounded once a term.
-template <int kPer, class Value>
-SIMT_UNSANITIZED void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                               Value value, const char* kind, Where where) {
-  Operands mine;
-  std::memcpy(mine.a, a, sizeof mine.a);
-  std::memcpy(mine.b, b, sizeof mine.b);
-  const unsigned char* const all = simt::exchange(~0u, &mine, sizeof mine, false, kind, where);
-  const unsigned lane = simt::lane(), half = 4 * kPer;  // columns of a that two registers hold
-  for (unsigned j = 0; j < 4; ++j) {
-    const unsigned row = lane / 4 + j / 2 * 8, column = lane % 4 * 2 + j % 2;
-    for (unsigned k = 0; k < 2 * half; ++k) {
-      const unsigned among = k % half / kPer, element = k % kPer;
-      const auto& of_a = simt::of_lane<Operands>(all, row % 8 * 4 + among);
-      const auto& of_b = simt::of_lane<Operands>(all, column * 4 + among);
-      d[j] += value(of_a.a[row / 8 + k / half * 2], element) * value(of_b.b[k / half], element);
-    }
-  }
 }
 
 SIMT_UNSANITIZED inline float bf16_of(uint32_t word, unsigned element) {
@@ -117,17 +91,46 @@ SIMT_UNSANITIZED inline float tf32_of(uint32_t word, unsigned) {
   return x;
 }
 
+// What a lane has of the factors, as floats.
+struct Operands {
+  float a[8], b[4];
+};
+
+// d += a b, with value(register, element) giving an element of a register as a float and kPer
+// elements to a register. Products are exact in float; their sum is rounded once a term.
+template <int kPer, float (*value)(uint32_t, unsigned)>
+SIMT_UNSANITIZED void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                               const char* kind, Where where) {
+  Operands mine;
+  for (unsigned k = 0; k < 4 * kPer; ++k) mine.a[k] = value(a[k / kPer], k % kPer);
+  for (unsigned k = 0; k < 2 * kPer; ++k) mine.b[k] = value(b[k / kPer], k % kPer);
+  const simt::Slot* const all = simt::exchange(~0u, simt::slot_of(mine), false, kind, where);
+  const unsigned lane = simt::lane();
+  for (unsigned j = 0; j < 4; ++j) {
+    const unsigned row = lane / 4 + j / 2 * 8, column = lane % 4 * 2 + j % 2;
+    float sum = d[j];
+    for (unsigned half = 0; half < 2; ++half)  // of the columns of a: a register's
+      for (unsigned among = 0; among < 4; ++among) {
+        const float* const of_a = simt::of_lane<Operands>(all, row % 8 * 4 + among).a;
+        const float* const of_b = simt::of_lane<Operands>(all, column * 4 + among).b;
+        for (unsigned k = 0; k < kPer; ++k)
+          sum += of_a[(row / 8 + half * 2) * kPer + k] * of_b[half * kPer + k];
+      }
+    d[j] = sum;
+  }
+}
+
 inline void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                           Where where = Where::current()) {
-  multiply<2>(d, a, b, bf16_of, "mma bf16", where);
+  multiply<2, bf16_of>(d, a, b, "mma bf16", where);
 }
 inline void multiply_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                          Where where = Where::current()) {
-  multiply<2>(d, a, b, f16_of, "mma f16", where);
+  multiply<2, f16_of>(d, a, b, "mma f16", where);
 }
 inline void multiply_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                           Where where = Where::current()) {
-  multiply<1>(d, a, b, tf32_of, "mma tf32", where);
+  multiply<1, tf32_of>(d, a, b, "mma tf32", where);
 }
 inline uint32_t to_tf32(float x) {
   uint32_t bits;
