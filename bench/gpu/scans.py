@@ -27,6 +27,8 @@ GRID += ["bf16:512,64,1024,1", "bf16:512,1,512,1", "bf16:512,16,512,2", "bf16:25
 GRID += ["fp16:1024,16,768,1", "tf32:512,16,512,1"]
 FEW = ["bf16:1024,16,768,1", "bf16:512,64,1024,1", "bf16:512,1,512,1"]
 BLOCK = ["bf16:1024,64,128,1", "tf32:1024,64,128,1", "bf16:1024,8,64,1", "fp16:1024,32,192,1"]
+CLUSTER = ["bf16:1024,8,256,1", "bf16:1024,64,256,1", "bf16:512,8,512,1", "bf16:512,64,512,1"]
+CLUSTER += ["bf16:512,1,512,1", "bf16:512,16,256,2", "fp16:512,16,256,1", "tf32:512,16,256,1"]
 FLOORS = {
     "bf16.t1024b16h768d1": 0.95,
     "bf16.t512b1h1024d1": 0.92,
@@ -34,9 +36,15 @@ FLOORS = {
     "bf16.t512b1h512d1": 0.74,
     "bf16.t256b64h2048d1": 3.9,
     "bf16.t1024b64h128d1": 0.41,
+    "bf16.t1024b64h256d1": 0.59,
+    "bf16.t512b64h512d1": 1.0,
 }
 # What the heads of the kernels' files promise.
 PREDICTIONS = {
+    "cuda.cluster.bf16.t1024b8h256d1.forward": 0.7,
+    "cuda.cluster.bf16.t1024b8h256d1.backward": 0.85,
+    "cuda.cluster.bf16.t512b8h512d1.forward": 0.9,
+    "cuda.cluster.bf16.t512b8h512d1.backward": 1.2,
     "cuda.grid.bf16.t512b8h1024d1.forward": 1.45,
     "cuda.grid.bf16.t512b8h1024d1.backward": 2.0,
     "cuda.block.bf16.t1024b64h128d1.forward": 0.79,
@@ -92,6 +100,7 @@ PARTS = {
 SCANS = [
     Scan("grid.cu", "cuda_grid", "cuda.grid", GRID),
     Scan("block.cu", "cuda_block", "cuda.block", BLOCK),
+    Scan("cluster.cu", "cuda_cluster", "cuda.cluster", CLUSTER),
 ]
 SCANS += [
     Scan("grid.cu", "cuda_grid", f"cuda.grid ({part})", FEW, edits) for part, edits in PARTS.items()
