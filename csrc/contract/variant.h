@@ -10,14 +10,15 @@ struct Variant {
   Device device;
   // Does it do the products over all rows: forward the projection of the input, backward the
   // gradients of the weights and of the input? If not, the caller does (ops/products.h).
-  bool whole_forward, whole_backward;
-  const char* (*why_not_here)();  // why this machine or build cannot run it; nullptr: it can
+  bool whole_forward = false, whole_backward = false;
+  // Why this machine or build cannot run it; nullptr: it can.
+  const char* (*why_not_here)() = nullptr;
   // Why it refuses a case; nullptr: it takes it. tf32 is Context's.
-  const char* (*why_not)(Cell, DType, const Dims&, bool tf32);
-  size_t (*forward_workspace)(const LayerForward&);
-  size_t (*backward_workspace)(const LayerBackward&, int threads);
-  void (*forward)(const LayerForward&, const Context&);
-  void (*backward)(const LayerBackward&, const Context&);
+  const char* (*why_not)(Cell, DType, const Dims&, bool tf32) = nullptr;
+  size_t (*forward_workspace)(const LayerForward&) = nullptr;
+  size_t (*backward_workspace)(const LayerBackward&, int threads) = nullptr;
+  void (*forward)(const LayerForward&, const Context&) = nullptr;
+  void (*backward)(const LayerBackward&, const Context&) = nullptr;
 };
 
 extern const Variant cpu_generic, cpu_avx2, cpu_avx512, cpu_avx512bf16, cpu_neon;

@@ -57,16 +57,18 @@ static const char* why_not_here() {
              : "this CPU has no AVX2 with FMA";
 }
 
-const Variant cpu_avx2{"cpu.avx2",
-                       Device::cpu,
-                       true,
-                       true,
-                       why_not_here,
-                       avx2::why_not,
-                       avx2::forward_workspace,
-                       avx2::backward_workspace,
-                       avx2::forward,
-                       avx2::backward};
+const Variant cpu_avx2{
+    .name = "cpu.avx2",
+    .device = Device::cpu,
+    .whole_forward = true,
+    .whole_backward = true,
+    .why_not_here = why_not_here,
+    .why_not = avx2::why_not,
+    .forward_workspace = avx2::forward_workspace,
+    .backward_workspace = avx2::backward_workspace,
+    .forward = avx2::forward,
+    .backward = avx2::backward,
+};
 
 }  // namespace lf
 
@@ -76,8 +78,11 @@ namespace lf {
 
 static const char* why_not_here() { return "this CPU is not an x86-64"; }
 
-const Variant cpu_avx2{"cpu.avx2", Device::cpu, true,    why_not_here, nullptr,
-                       nullptr,    nullptr,     nullptr, nullptr};
+const Variant cpu_avx2{
+    .name = "cpu.avx2",
+    .device = Device::cpu,
+    .why_not_here = why_not_here,
+};
 
 }  // namespace lf
 

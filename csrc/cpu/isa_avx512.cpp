@@ -30,16 +30,18 @@ static const char* why_not_here() {
              : "this CPU has no AVX-512 (F, DQ and VL)";
 }
 
-const Variant cpu_avx512{"cpu.avx512",
-                         Device::cpu,
-                         true,
-                         true,
-                         why_not_here,
-                         avx512::why_not,
-                         avx512::forward_workspace,
-                         avx512::backward_workspace,
-                         avx512::forward,
-                         avx512::backward};
+const Variant cpu_avx512{
+    .name = "cpu.avx512",
+    .device = Device::cpu,
+    .whole_forward = true,
+    .whole_backward = true,
+    .why_not_here = why_not_here,
+    .why_not = avx512::why_not,
+    .forward_workspace = avx512::forward_workspace,
+    .backward_workspace = avx512::backward_workspace,
+    .forward = avx512::forward,
+    .backward = avx512::backward,
+};
 
 }  // namespace lf
 
@@ -49,8 +51,11 @@ namespace lf {
 
 static const char* why_not_here() { return "this CPU is not an x86-64"; }
 
-const Variant cpu_avx512{"cpu.avx512", Device::cpu, true,    why_not_here, nullptr,
-                         nullptr,      nullptr,     nullptr, nullptr};
+const Variant cpu_avx512{
+    .name = "cpu.avx512",
+    .device = Device::cpu,
+    .why_not_here = why_not_here,
+};
 
 }  // namespace lf
 

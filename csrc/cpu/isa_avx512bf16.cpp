@@ -57,16 +57,18 @@ static const char* why_not_here() {
              : "this CPU has no AVX-512 with BF16";
 }
 
-const Variant cpu_avx512bf16{"cpu.avx512bf16",
-                             Device::cpu,
-                             true,
-                             true,
-                             why_not_here,
-                             avx512bf16::why_not,
-                             avx512bf16::forward_workspace,
-                             avx512bf16::backward_workspace,
-                             avx512bf16::forward,
-                             avx512bf16::backward};
+const Variant cpu_avx512bf16{
+    .name = "cpu.avx512bf16",
+    .device = Device::cpu,
+    .whole_forward = true,
+    .whole_backward = true,
+    .why_not_here = why_not_here,
+    .why_not = avx512bf16::why_not,
+    .forward_workspace = avx512bf16::forward_workspace,
+    .backward_workspace = avx512bf16::backward_workspace,
+    .forward = avx512bf16::forward,
+    .backward = avx512bf16::backward,
+};
 
 }  // namespace lf
 
@@ -76,8 +78,11 @@ namespace lf {
 
 static const char* why_not_here() { return "this CPU is not an x86-64"; }
 
-const Variant cpu_avx512bf16{"cpu.avx512bf16", Device::cpu, true,    why_not_here, nullptr,
-                             nullptr,          nullptr,     nullptr, nullptr};
+const Variant cpu_avx512bf16{
+    .name = "cpu.avx512bf16",
+    .device = Device::cpu,
+    .why_not_here = why_not_here,
+};
 
 }  // namespace lf
 

@@ -14,15 +14,17 @@ namespace lf {
 
 static const char* why_not_here() { return nullptr; }
 
-const Variant cpu_generic{"cpu.generic",
-                          Device::cpu,
-                          true,
-                          true,
-                          why_not_here,
-                          generic::why_not,
-                          generic::forward_workspace,
-                          generic::backward_workspace,
-                          generic::forward,
-                          generic::backward};
+const Variant cpu_generic{
+    .name = "cpu.generic",
+    .device = Device::cpu,
+    .whole_forward = true,
+    .whole_backward = true,
+    .why_not_here = why_not_here,
+    .why_not = generic::why_not,
+    .forward_workspace = generic::forward_workspace,
+    .backward_workspace = generic::backward_workspace,
+    .forward = generic::forward,
+    .backward = generic::backward,
+};
 
 }  // namespace lf

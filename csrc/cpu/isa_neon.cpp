@@ -17,16 +17,18 @@ namespace lf {
 
 static const char* why_not_here() { return nullptr; }
 
-const Variant cpu_neon{"cpu.neon",
-                       Device::cpu,
-                       true,
-                       true,
-                       why_not_here,
-                       neon::why_not,
-                       neon::forward_workspace,
-                       neon::backward_workspace,
-                       neon::forward,
-                       neon::backward};
+const Variant cpu_neon{
+    .name = "cpu.neon",
+    .device = Device::cpu,
+    .whole_forward = true,
+    .whole_backward = true,
+    .why_not_here = why_not_here,
+    .why_not = neon::why_not,
+    .forward_workspace = neon::forward_workspace,
+    .backward_workspace = neon::backward_workspace,
+    .forward = neon::forward,
+    .backward = neon::backward,
+};
 
 }  // namespace lf
 
@@ -36,8 +38,11 @@ namespace lf {
 
 static const char* why_not_here() { return "this CPU is not an AArch64"; }
 
-const Variant cpu_neon{"cpu.neon", Device::cpu, true,    why_not_here, nullptr,
-                       nullptr,    nullptr,     nullptr, nullptr};
+const Variant cpu_neon{
+    .name = "cpu.neon",
+    .device = Device::cpu,
+    .why_not_here = why_not_here,
+};
 
 }  // namespace lf
 

@@ -67,15 +67,15 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
 
 namespace lf {
 
-const Variant cuda_block{"cuda.block",
-                         Device::cuda,
-                         false,
-                         false,
-                         cuda::why_not_here,
-                         cuda::why_not,
-                         [](const LayerForward& p) { return cuda::numbers_bytes(p.d); },
-                         [](const LayerBackward& p, int) { return cuda::numbers_bytes(p.d); },
-                         cuda::run<cuda::BlockFamily, LayerForward>,
-                         cuda::run<cuda::BlockFamily, LayerBackward>};
+const Variant cuda_block{
+    .name = "cuda.block",
+    .device = Device::cuda,
+    .why_not_here = cuda::why_not_here,
+    .why_not = cuda::why_not,
+    .forward_workspace = [](const LayerForward& p) { return cuda::numbers_bytes(p.d); },
+    .backward_workspace = [](const LayerBackward& p, int) { return cuda::numbers_bytes(p.d); },
+    .forward = cuda::run<cuda::BlockFamily, LayerForward>,
+    .backward = cuda::run<cuda::BlockFamily, LayerBackward>,
+};
 
 }  // namespace lf

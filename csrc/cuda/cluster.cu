@@ -88,15 +88,15 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
 
 namespace lf {
 
-const Variant cuda_cluster{"cuda.cluster",
-                           Device::cuda,
-                           false,
-                           false,
-                           cuda::why_no_clusters_here,
-                           cuda::why_not,
-                           [](const LayerForward& p) { return cuda::numbers_bytes(p.d); },
-                           [](const LayerBackward& p, int) { return cuda::numbers_bytes(p.d); },
-                           cuda::run<cuda::ClusterFamily, LayerForward>,
-                           cuda::run<cuda::ClusterFamily, LayerBackward>};
+const Variant cuda_cluster{
+    .name = "cuda.cluster",
+    .device = Device::cuda,
+    .why_not_here = cuda::why_no_clusters_here,
+    .why_not = cuda::why_not,
+    .forward_workspace = [](const LayerForward& p) { return cuda::numbers_bytes(p.d); },
+    .backward_workspace = [](const LayerBackward& p, int) { return cuda::numbers_bytes(p.d); },
+    .forward = cuda::run<cuda::ClusterFamily, LayerForward>,
+    .backward = cuda::run<cuda::ClusterFamily, LayerBackward>,
+};
 
 }  // namespace lf

@@ -151,15 +151,15 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
 
 namespace lf {
 
-const Variant cuda_grid{"cuda.grid",
-                        Device::cuda,
-                        false,
-                        false,
-                        cuda::why_not_here,
-                        cuda::why_not,
-                        cuda::workspace_bytes,
-                        cuda::workspace_bytes,
-                        cuda::run<cuda::GridFamily, LayerForward>,
-                        cuda::run<cuda::GridFamily, LayerBackward>};
+const Variant cuda_grid{
+    .name = "cuda.grid",
+    .device = Device::cuda,
+    .why_not_here = cuda::why_not_here,
+    .why_not = cuda::why_not,
+    .forward_workspace = cuda::workspace_bytes,
+    .backward_workspace = cuda::workspace_bytes,
+    .forward = cuda::run<cuda::GridFamily, LayerForward>,
+    .backward = cuda::run<cuda::GridFamily, LayerBackward>,
+};
 
 }  // namespace lf

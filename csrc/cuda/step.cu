@@ -229,16 +229,16 @@ const char* why_not(Cell, DType, const Dims&, bool) { return nullptr; }
 
 namespace lf {
 
-const Variant cuda_step{"cuda.step",
-                        Device::cuda,
-                        false,
-                        false,
-                        dev::why_not_here,
-                        cuda::why_not,
-                        cuda::forward_workspace,
-                        cuda::backward_workspace,
-                        cuda::forward,
-                        cuda::backward};
+const Variant cuda_step{
+    .name = "cuda.step",
+    .device = Device::cuda,
+    .why_not_here = dev::why_not_here,
+    .why_not = cuda::why_not,
+    .forward_workspace = cuda::forward_workspace,
+    .backward_workspace = cuda::backward_workspace,
+    .forward = cuda::forward,
+    .backward = cuda::backward,
+};
 
 #define LF_TEXT_(x) #x
 #define LF_TEXT(x) LF_TEXT_(x)
