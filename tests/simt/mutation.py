@@ -18,7 +18,11 @@ from tests.simt import building
 SEEDS, ROUNDS = (1, 0), 2
 # Of the tables of plans the rows that mutants are compiled with. Between them they have every path
 # of the kernels: of cuda.grid one whose W_hh registers hold, and the first where they do not.
-BUCKETS = (("block_plan.h", "kBuckets", (0, 1)), ("grid_plan.h", "kGridBuckets", (0, 4)))
+BUCKETS = (
+    ("block_plan.h", "kBuckets", (0, 1)),
+    ("cluster_plan.h", "kClusterBuckets", (0, 1)),
+    ("grid_plan.h", "kGridBuckets", (0, 4)),
+)
 
 
 class Mutant(NamedTuple):
@@ -33,13 +37,21 @@ class Mutant(NamedTuple):
 class Planter:
     """Builds and runs mutants of one variant; what no mutant changes is compiled once."""
 
-    def __init__(self, source: str, variant: str, folder: Path, compiled: Callable[..., Path]):
+    def __init__(
+        self,
+        source: str,
+        variant: str,
+        folder: Path,
+        compiled: Callable[..., Path],
+        rounds: int = ROUNDS,
+    ):
         """
         source    of this folder, the one that includes the mutated files
         compiled  the fixture: skips where a tool is missing
+        rounds    of problems
         """
         self.source, self.variant = building.HERE / source, variant
-        self._folder, self._compile = folder, compiled
+        self._folder, self._compile, self._rounds = folder, compiled, rounds
         self._objects: dict[str, list[Path]] = {}
 
     def objects(self, mode: str) -> list[Path]:
@@ -74,7 +86,7 @@ class Planter:
             [self.source, *self.objects(mode)], program, mode, csrc=csrc, strict=False
         )
         for seed in SEEDS:
-            done = building.run(program, self.variant, seed, ROUNDS)
+            done = building.run(program, self.variant, seed, self._rounds)
             if done.returncode != 0:
                 return (done.stdout or done.stderr)[-300:]
         return None

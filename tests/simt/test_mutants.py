@@ -9,16 +9,18 @@ import pytest
 
 from tests.simt import (
     mutants_of_block,
+    mutants_of_cluster,
     mutants_of_grid,
     mutants_of_grid_backward,
     mutants_of_step,
 )
-from tests.simt.mutation import Planter
+from tests.simt.mutation import ROUNDS, Planter
 
 pytestmark = pytest.mark.simt
 
 MUTANTS = {
     "block": mutants_of_block.MUTANTS,
+    "cluster": mutants_of_cluster.MUTANTS,
     "grid": mutants_of_grid.MUTANTS | mutants_of_grid_backward.MUTANTS,
     "step": mutants_of_step.MUTANTS,
 }
@@ -26,6 +28,8 @@ CASES = [(kind, name) for kind, mutants in MUTANTS.items() for name in mutants]
 MODES = [
     ("block", "address"),
     ("block", "thread"),
+    ("cluster", "address"),
+    ("cluster", "thread"),
     ("grid", "address"),
     ("grid", "thread"),
     ("step", "address"),
@@ -36,8 +40,16 @@ MODES = [
 def planters(
     tmp_path_factory: pytest.TempPathFactory, compiled: Callable[..., Path]
 ) -> dict[str, Planter]:
+    # Of cuda.cluster one round is a minute to who looks for races, and has all of its paths.
+    rounds = {"cluster": 1}
     return {
-        kind: Planter(f"{kind}.cpp", f"simt.{kind}", tmp_path_factory.mktemp(kind), compiled)
+        kind: Planter(
+            f"{kind}.cpp",
+            f"simt.{kind}",
+            tmp_path_factory.mktemp(kind),
+            compiled,
+            rounds.get(kind, ROUNDS),
+        )
         for kind in MUTANTS
     }
 
