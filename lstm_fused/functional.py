@@ -118,7 +118,7 @@ def _stack(
     if len(layers) == 1:
         h0, c0 = (None, None) if hx is None else hx
         return layer(x, h0, c0, layers[0], batch_sizes)
-    if runs_natively(x, layers[0]):
+    if runs_natively(x, layers[0], batch_sizes):
         h0, c0 = (None, None) if hx is None else hx
         return native.stack(x, h0, c0, layers, dropout, batch_sizes)
     h_n, c_n = [], []

@@ -37,7 +37,7 @@ def layer(
     Arguments are taken as valid; `lstm_fused.functional` checks them. Raises RuntimeError where a
     forced variant refuses.
     """
-    code = _kernel(x, weights)
+    code = _kernel(x, weights, batch_sizes)
     if code == dispatch.COMPOSITE:
         return composite.layer(x, h0, c0, weights, batch_sizes)
     if code == dispatch.NATIVE:
@@ -183,7 +183,9 @@ def unchecked(
     return y.transpose(0, 1), h_n, c_n
 
 
-def _kernel(x: Tensor, weights: Sequence[Direction]) -> int | str:
+def _kernel(
+    x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None = None
+) -> int | str:
     """The code of the kernel that runs a layer, or dispatch.COMPOSITE, or dispatch.NATIVE."""
     name = dispatch.forced()
     # Dual tensors outside of torch.func: a kernel would drop their tangents without a word.
@@ -195,7 +197,7 @@ def _kernel(x: Tensor, weights: Sequence[Direction]) -> int | str:
     # Every dtype with a code is taken by some kernel of a CPU: the op chooses the fastest.
     if name is None and x.device.type == "cpu" and x.dtype in ops.DTYPE_CODES and ops.available():
         return dispatch.AUTOMATIC
-    chosen = _choose(x, weights)
+    chosen = _choose(x, weights, batch_sizes)
     if chosen == dispatch.NATIVE and name is None and transforms_active:
         return dispatch.COMPOSITE  # torch's own LSTM knows no transforms
     if chosen in (dispatch.COMPOSITE, dispatch.NATIVE):
@@ -209,16 +211,16 @@ def _precision(x: Tensor) -> int:
     return ops.TF32 if x.dtype == torch.float32 and dispatch.tf32_allowed() else 0
 
 
-def runs_natively(x: Tensor, weights: Sequence[Direction]) -> bool:
+def runs_natively(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) -> bool:
     """Whether torch's own LSTM runs this layer, and so may run the whole stack in one call."""
     if dispatch.forced() is None and x.device.type != "cuda":
         return False
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return False
-    return _choose(x, weights) == dispatch.NATIVE
+    return _choose(x, weights, batch_sizes) == dispatch.NATIVE
 
 
-def _choose(x: Tensor, weights: Sequence[Direction]) -> str:
+def _choose(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) -> str:
     _, weight_hh, _, _, weight_hr = weights[0]
     fixed = (
         weight_hh.shape[0] // 4,
@@ -227,7 +229,10 @@ def _choose(x: Tensor, weights: Sequence[Direction]) -> str:
     )
     if torch.compiler.is_compiling():
         return _choose_for_any_length(*fixed, x.dtype, x.device.type)
-    T, B = (1, x.shape[0]) if x.dim() == 2 else (x.shape[0], x.shape[1])
+    if batch_sizes is not None:
+        T, B = batch_sizes.shape[0], int(batch_sizes[0])
+    else:
+        T, B = (1, x.shape[0]) if x.dim() == 2 else (x.shape[0], x.shape[1])
     return dispatch.choose(dispatch.Case(*fixed, T, B, x.dtype, x.device.type))
 
 

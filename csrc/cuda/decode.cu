@@ -2,8 +2,6 @@
 // and agents. It does the whole forward; backward is cuda.step's.
 //
 // Nothing waits for the device, and the launch can be captured in a CUDA graph.
-#include <initializer_list>
-
 #define LF_ISA cuda
 #include "cell/list.h"
 #include "contract/variant.h"
@@ -40,7 +38,8 @@ template <class T>
 bool in_packs(const Decode<T>& k) {
   constexpr int kCount = 16 / sizeof(T);
   if (k.I % kCount || k.H % kCount) return false;
-  for (const T* const first : {k.x, k.h0, k.w_ih[0], k.w_ih[1], k.w_hh[0], k.w_hh[1]})
+  const T* const read[] = {k.x, k.h0, k.w_ih[0], k.w_ih[1], k.w_hh[0], k.w_hh[1]};
+  for (const T* const first : read)
     if (reinterpret_cast<uintptr_t>(first) % 16) return false;
   return true;
 }

@@ -82,7 +82,8 @@ Values perhaps(Random& random, int64_t n, double limit) {
 // (csrc/cuda/lstm_fused/upload.cuh), and sequences of any length. many: more rows than one launch
 // of cuda.grid takes on a small GPU (csrc/cuda/lstm_fused/grid_plan.h). brief: few steps, for
 // hidden sizes of which each takes long. turns: rows for several turns of a cluster
-// (csrc/cuda/lstm_fused/cluster_plan.h), and steps for each to use its barriers again.
+// (csrc/cuda/lstm_fused/cluster_plan.h), of which some begin or end before others, and steps for
+// each to use its barriers again.
 enum class Size { small, large, long_, many, brief, turns, step };
 
 template <class T>
@@ -90,7 +91,7 @@ Problem make_problem(Random& random, int64_t H, Size size) {
   Problem p{};
   Dims& d = p.d;
   const bool projection = H > 1 && random.one_in(2),
-             ragged = random.one_in(2) || size == Size::long_;
+             ragged = random.one_in(2) || size == Size::long_ || size == Size::turns;
   d.H = H;
   d.P = projection ? random.from_to(1, H - 1) : H;
   d.D = random.from_to(1, 2);

@@ -9,6 +9,7 @@ import pytest
 
 from tests.simt import (
     mutants_of_block,
+    mutants_of_cluster,
     mutants_of_decode,
     mutants_of_grid,
     mutants_of_grid_backward,
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.simt
 
 MUTANTS = {
     "block": mutants_of_block.MUTANTS,
+    "cluster": mutants_of_cluster.MUTANTS,
     "decode": mutants_of_decode.MUTANTS,
     "grid": mutants_of_grid.MUTANTS | mutants_of_grid_backward.MUTANTS,
     "step": mutants_of_step.MUTANTS,
