@@ -1,7 +1,7 @@
 """Plant a bug of one line into a CUDA kernel or driver, and hear who objects.
 
-A mutant is compiled into the SIMT machine with a sanitizer and set beside the oracle, as
-test_scans.py does with the kernels as they are. One that survives is a hole in the tests.
+A mutant is compiled into the SIMT machine, with a sanitizer where it takes one to notice, and set
+beside the oracle, as test_scans.py does with the kernels. One that survives is a hole in the tests.
 """
 
 from __future__ import annotations

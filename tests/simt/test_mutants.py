@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.simt import (
+    building,
     mutants_of_block,
     mutants_of_cluster,
     mutants_of_decode,
@@ -27,8 +28,7 @@ MUTANTS = {
     "step": mutants_of_step.MUTANTS,
 }
 CASES = [(kind, name) for kind, mutants in MUTANTS.items() for name in mutants]
-# Every kind in every mode that it has mutants in.
-MODES = sorted({(kind, mutant.mode) for kind, of in MUTANTS.items() for mutant in of.values()})
+MODES = [(kind, mode) for kind in MUTANTS for mode in building.MODES]
 
 
 @pytest.fixture(scope="module")
