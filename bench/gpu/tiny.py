@@ -29,6 +29,8 @@ TINY = [
     Case("tiny", "proj", 3, 5, 8, 40, proj=16, kind="training"),
     Case("tiny", "packed-bi", 5, 6, 8, 24, bidirectional=True, packed=True, kind="training"),
     Case("tiny", "inference", 4, 4, 16, 48),
+    Case("tiny", "step", 1, 9, 16, 48, kind="training"),
+    Case("tiny", "step-odd", 1, 1, 5, 33, kind="step"),
 ]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 

@@ -2,14 +2,13 @@
 // of blocks that hold W_hh between them.
 //
 //   registers   the block's rows of W_hh, transposed, as fragments: what the gates of its units
-//   send
-//               to all units, of which a warp has its tiles of 16
+//               send to all units, of which a warp has its tiles of 16
 //               what the next step or rows read, on its way
 //   shared      the gradients of the block's gates as factors, twice; what all blocks send to its
 //               cells, twice; dc and dh of the cells; fragments that registers do not hold
-//   cluster     shares of dh, by st.async from each block into the shared memory of who owns the
-//   cell waits       for all shares, at an mbarrier; one __syncthreads for 8 rows: the gradients
-//   are there
+//   cluster     shares of dh, by st.async from each block into the shared memory of a cell's owner
+//   waits       for all shares, at an mbarrier; one __syncthreads for 8 rows: the gradients are
+//               there
 //
 // Not the gradients of the gates go from block to block but shares of dh, each a sum over the gates
 // of one block in float: 32 H bytes into every block for 8 rows, where all gradients would be 64 H

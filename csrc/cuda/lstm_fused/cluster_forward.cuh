@@ -3,11 +3,10 @@
 //   registers   16 units' rows of W_hh as fragments, a warp the terms of its quarter of h
 //               the input of the next step or rows, on its way
 //   shared      h of 8 rows as factors, twice; the sums of all warps, twice; c of the block's
-//   cells;
-//               the fragments that registers do not hold
+//               cells; the fragments that registers do not hold
 //   cluster     h, by st.async from who owns a cell into the shared memory of all blocks
 //   waits       for all bytes of h, at an mbarrier; one __syncthreads for 8 rows: the sums are
-//   there
+//               there
 //
 // A step's input h is an exchange: exchange m of a turn is what its step m reads, h0 for m = 0. It
 // uses copy m % 2 of h and the barrier beside it. Every block sends the h of its units to all, its
