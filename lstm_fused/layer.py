@@ -227,7 +227,8 @@ def _choose(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None)
         0 if weight_hr is None else weight_hr.shape[0],
         len(weights) == 2,
     )
-    if torch.compiler.is_compiling():
+    # vmap folds its samples into the batch, after the choice.
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return _choose_for_any_length(*fixed, x.dtype, x.device.type)
     if batch_sizes is not None:
         T, B = batch_sizes.shape[0], int(batch_sizes[0])
@@ -240,6 +241,6 @@ def _choose(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None)
 def _choose_for_any_length(
     hidden_size: int, proj_size: int, bidirectional: bool, dtype: torch.dtype, device: str
 ) -> str:
-    """The choice while tracing, when T and B may be symbols."""
+    """The choice where T and B are not known: while tracing, and under transforms."""
     case = dispatch.Case(hidden_size, proj_size, bidirectional, dtype=dtype, device=device)
     return dispatch.choose(case)

@@ -31,6 +31,8 @@ def compile_program(
     toolkit, why_not = _build.find_toolkit()
     if toolkit is None:
         raise RuntimeError(f"cannot compile {target.name}: {why_not}")
+    if any("," in str(folder) for folder in include):
+        raise ValueError(f"nvcc cuts the names of folders at commas: {list(map(str, include))}")
     chosen = tuple(architectures or _build.choose_architectures(toolkit))
     plan = _build.Plan(CSRC, toolkit, chosen, None, strict)
     folders = [f"-I{folder}" for folder in (*include, CSRC)]

@@ -128,18 +128,17 @@ def build(
     return nvcc.compile_program([SOURCE], folder / "scans", architectures, [csrc], strict, define)
 
 
-def run_program(program: Path, scan: Scan) -> dict[str, Any]:
-    """Its figures by name; raises RuntimeError."""
-    done = subprocess.run(
-        [str(program), scan.label, *scan.cases],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{scan.label} failed: {done.stderr.strip()[-1000:]}")
-    return micro.parse(done.stdout)
+def run_program(program: Path, scan: Scan) -> tuple[dict[str, Any], str | None]:
+    """Its figures by name until then, and why it stopped, or None."""
+    command, stopped = [str(program), scan.label, *scan.cases], None
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
+        out = done.stdout
+        if done.returncode != 0:
+            stopped = f"{scan.label} failed: {done.stderr.decode().strip()[-1000:]}"
+    except subprocess.TimeoutExpired as error:
+        out, stopped = error.stdout or b"", f"{scan.label} did not end in {SECONDS} s"
+    return micro.parse(out.decode()), stopped
 
 
 def beside_what_was_said(figures: dict[str, Any]) -> dict[str, Any]:
@@ -155,18 +154,19 @@ def beside_what_was_said(figures: dict[str, Any]) -> dict[str, Any]:
 def run(report: Reporter) -> None:
     with tempfile.TemporaryDirectory() as folder:
 
-        def built(scan: Scan) -> Path:
-            return build(scan, Path(folder) / scan.label)
+        def built(number: int) -> Path:
+            return build(SCANS[number], Path(folder) / str(number))
 
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            programs = [(scan, pool.submit(built, scan)) for scan in SCANS]
-            wrong = []
-            for scan, program in programs:
-                try:
-                    figures = run_program(program.result(), scan)
-                except (RuntimeError, subprocess.TimeoutExpired) as error:
-                    wrong.append(str(error))
-                    continue
-                report.put(scan.label, beside_what_was_said(figures))
+            programs = [pool.submit(built, number) for number in range(len(SCANS))]
+        wrong = []
+        for scan, program in zip(SCANS, programs, strict=True):  # no compiler runs beside them
+            try:
+                figures, stopped = run_program(program.result(), scan)
+            except RuntimeError as error:  # it did not compile, or printed no figures
+                figures, stopped = {}, str(error)
+            report.put(scan.label, beside_what_was_said(figures))
+            if stopped:
+                wrong.append(stopped)
     if wrong:
         raise RuntimeError("; ".join(wrong))

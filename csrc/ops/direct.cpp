@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dispatch/registry.h"
+#include "ops/layer.h"
 #include "ops/seen.h"
 #include "ops/tensors.h"
 
@@ -20,6 +21,7 @@ namespace {
 // What a call gives, of one dtype, and its sizes.
 struct Stack {
   PyObject* like = nullptr;  // x
+  Object pair, all_weights;  // tuples, which nobody changes while others have Python
   Seen x, h0, c0;
   bool has_states = false;
   std::vector<Seen> weights;  // of each layer, of each direction, `kinds` of them
@@ -34,7 +36,11 @@ struct Stack {
   }
 };
 
-bool is_list(PyObject* object) { return PyTuple_CheckExact(object) || PyList_CheckExact(object); }
+// A list as a tuple, a tuple as it is; nullptr for anything else.
+Object as_tuple(PyObject* object) {
+  const bool is_one = PyTuple_CheckExact(object) || PyList_CheckExact(object);
+  return Object(is_one ? PySequence_Tuple(object) : nullptr);
+}
 
 // x, hx, weights
 bool see_all(PyObject* const* arguments, Stack& s) {
@@ -48,23 +54,31 @@ bool see_all(PyObject* const* arguments, Stack& s) {
   PyObject* const hx = arguments[1];
   s.has_states = hx != Py_None;
   if (s.has_states) {
-    if (!is_list(hx) || PySequence_Fast_GET_SIZE(hx) != 2) return false;
-    PyObject* const* const pair = PySequence_Fast_ITEMS(hx);
-    if (!see(pair[0], s.h0) || !see(pair[1], s.c0)) return false;
+    s.pair = as_tuple(hx);
+    if (!s.pair || PyTuple_GET_SIZE(s.pair.get()) != 2) return false;
+    if (!see(PyTuple_GET_ITEM(s.pair.get(), 0), s.h0)) return false;
+    if (!see(PyTuple_GET_ITEM(s.pair.get(), 1), s.c0)) return false;
     if (!s.h0.has_dtype_of(s.x) || !s.c0.has_dtype_of(s.x)) return false;
   }
-  PyObject* const weights = arguments[2];
-  if (!is_list(weights)) return false;
-  s.weights.resize(size_t(PySequence_Fast_GET_SIZE(weights)));
-  PyObject* const* object = PySequence_Fast_ITEMS(weights);
-  for (Seen& weight : s.weights)
-    if (!see(*object++, weight) || !weight.has_dtype_of(s.x)) return false;
+  s.all_weights = as_tuple(arguments[2]);
+  if (!s.all_weights) return false;
+  const Py_ssize_t count = PyTuple_GET_SIZE(s.all_weights.get());
+  try {
+    s.weights.resize(size_t(count));
+  } catch (const std::bad_alloc&) {  // no exception may reach Python's frames
+    return false;
+  }
+  for (Py_ssize_t k = 0; k < count; ++k) {
+    Seen& weight = s.weights[size_t(k)];
+    if (!see(PyTuple_GET_ITEM(s.all_weights.get(), k), weight)) return false;
+    if (!weight.has_dtype_of(s.x)) return false;
+  }
   return true;
 }
 
 // Sets the sizes; false: a shape is not what it must be.
 bool measure(Stack& s, long layers, long directions, int64_t T, int64_t B) {
-  if (layers < 1 || directions < 1 || directions > 2) return false;
+  if (layers < 1 || directions < 1 || directions > 2 || T > kMaxSteps) return false;
   const size_t groups = size_t(layers) * size_t(directions);
   s.L = layers;
   s.kinds = s.weights.size() / groups;
@@ -165,7 +179,9 @@ const Variant* chosen(const Stack& s, PyObject* code) {
   const long forced = PyLong_AsLong(code);
   const char* reason;
   if (PyErr_Occurred()) return nullptr;
-  return choose(lf::Device::cpu, Cell::lstm, s.dtype, s.d, false, int(forced), &reason);
+  const Variant* const variant =
+      choose(lf::Device::cpu, Cell::lstm, s.dtype, s.d, false, int(forced), &reason);
+  return variant && variant->whole_forward ? variant : nullptr;  // nobody projects the input here
 }
 
 PyObject* none() {
@@ -182,7 +198,8 @@ PyObject* direct_stack(PyObject*, PyObject* const* arguments, Py_ssize_t count) 
   if (count != 7) return PyErr_Format(PyExc_TypeError, "direct_stack takes 7 arguments");
   Stack s;
   if (!see_all(arguments, s) || s.x.dims != 3) return none();
-  const bool batch_first = arguments[5] == Py_True;
+  const int batch_first = PyObject_IsTrue(arguments[5]);
+  if (batch_first < 0 || !PyLong_Check(arguments[3])) return none();
   const int64_t T = s.x.sizes[batch_first], B = s.x.sizes[!batch_first];
   if (batch_first && T > 1 && B > 1) return none();  // rows of time do not lie next to each other
   if (!measure(s, PyLong_AsLong(arguments[3]), PyLong_AsLong(arguments[4]), T, B)) return none();

@@ -31,9 +31,6 @@ std::string text_of(const Sizes& sizes) {
 std::string text(std::initializer_list<int64_t> sizes) { return text_of(sizes); }
 std::string text(const Tensor& t) { return text_of(t.sizes()); }
 
-// Each step has an offset on the host: 2 GiB of them.
-constexpr int64_t kMaxSteps = int64_t(1) << 28;
-
 std::vector<int64_t> offsets_of(const Tensor& x, const OptionalTensor& batch_sizes) {
   std::vector<int64_t> offsets{0};
   if (!batch_sizes) {

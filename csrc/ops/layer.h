@@ -9,6 +9,9 @@
 
 namespace lf::ops {
 
+// Each step has an offset on the host: 2 GiB of them.
+constexpr int64_t kMaxSteps = int64_t(1) << 28;
+
 // The tensors of one direction, contiguous and in the compute dtype.
 struct Direction {
   Tensor w_ih;          // [4H, I]

@@ -5,7 +5,7 @@ namespace {
 
 // The classes, and names of methods: they live as long as the process.
 struct Bound {
-  PyObject *tensor, *parameter, *is_neg, *new_empty;
+  PyObject *tensor, *parameter, *is_neg, *is_zero, *new_empty;
   const dlpack::ExchangeApi* api;
 } bound;
 
@@ -16,6 +16,13 @@ bool is_contiguous(const dlpack::Tensor& t) {
   return step > 0;  // and something is there
 }
 
+// False only where the method says so.
+bool may_be(PyObject* tensor, PyObject* method) {
+  const Object answer(PyObject_CallMethodNoArgs(tensor, method));
+  PyErr_Clear();
+  return answer.get() != Py_False;
+}
+
 }  // namespace
 
 bool bind_torch(PyObject* tensor, PyObject* parameter) {
@@ -24,8 +31,12 @@ bool bind_torch(PyObject* tensor, PyObject* parameter) {
       capsule ? PyCapsule_GetPointer(capsule.get(), dlpack::kCapsule) : nullptr);
   PyErr_Clear();
   if (!api || api->version.major != dlpack::kMajor) return false;
-  bound = {Py_NewRef(tensor), Py_NewRef(parameter), PyUnicode_InternFromString("is_neg"),
-           PyUnicode_InternFromString("new_empty"), api};
+  bound = {Py_NewRef(tensor),
+           Py_NewRef(parameter),
+           PyUnicode_InternFromString("is_neg"),
+           PyUnicode_InternFromString("_is_zerotensor"),
+           PyUnicode_InternFromString("new_empty"),
+           api};
   return true;
 }
 
@@ -40,11 +51,11 @@ bool see(PyObject* object, Seen& seen) {
   if (t.device.type != dlpack::kCpu || t.dims < 1 || t.dims > 3 || !is_contiguous(t) || !t.data)
     return false;
   // A view that negates shares memory with what it negates, and only torch knows of it.
-  const Object negates(PyObject_CallMethodNoArgs(object, bound.is_neg));
-  if (negates.get() != Py_False) {
-    PyErr_Clear();
-    return false;
-  }
+  if (may_be(object, bound.is_neg)) return false;
+  // A part of a tensor of zeros without memory has its offset for an address: no such part is as
+  // large as where a system puts memory, but for the heap of a program at a fixed address.
+  constexpr uintptr_t kHigh = uintptr_t(1) << 40;
+  if (reinterpret_cast<uintptr_t>(t.data) < kHigh && may_be(object, bound.is_zero)) return false;
   seen.data = static_cast<const char*>(t.data) + t.byte_offset;
   seen.dtype = t.dtype;
   seen.dims = t.dims;

@@ -70,7 +70,8 @@ def test_what_was_said_is_of_figures_that_there_are() -> None:
 
 def test_figures_stand_beside_what_was_said(tmp_path: Path) -> None:
     scan = Scan("grid.cu", "cuda_grid", "cuda.grid", ["bf16:512,8,1024,1"])
-    figures = scans.run_program(program(tmp_path, f"echo '{LINE}'"), scan)
+    figures, stopped = scans.run_program(program(tmp_path, f"echo '{LINE}'"), scan)
+    assert stopped is None
     (row,) = scans.beside_what_was_said(figures).values()
     assert (row["value"], row["predicted"], row["floor"]) == (1.5, 1.45, None)
 
@@ -82,7 +83,7 @@ def test_one_failure_leaves_the_other_figures(
     bad = Scan("grid.cu", "cuda_grid", "bad", [])
     scripts = {
         "good": f"echo '{LINE}'",
-        "bad": "echo 'the scan: unspecified launch failure' >&2; exit 1",
+        "bad": f"echo '{LINE}'; echo 'the scan: unspecified launch failure' >&2; exit 1",
     }
 
     def build(scan: Scan, folder: Path) -> Path:
@@ -94,4 +95,18 @@ def test_one_failure_leaves_the_other_figures(
     report = Recorder()
     with pytest.raises(RuntimeError, match="bad failed: the scan: unspecified launch failure"):
         scans.run(report)
-    assert list(report.kept) == ["good"]
+    assert [len(figures) for figures in report.kept.values()] == [1, 1]
+
+
+def test_a_time_limit_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scans, "SECONDS", 2)
+    slow = program(tmp_path, f"echo '{LINE}'; exec sleep 60")
+    figures, stopped = scans.run_program(slow, Scan("grid.cu", "cuda_grid", "slow", []))
+    assert len(figures) == 1 and stopped == "slow did not end in 2 s"
+
+
+def test_no_folder_has_a_comma(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at commas"):
+        scans.build(scans.SCANS[0], tmp_path / "a, b")

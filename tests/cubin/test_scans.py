@@ -1,4 +1,4 @@
-"""nvcc compiles the programs that time scans alone (bench/gpu/scans.py), whole ones strictly."""
+"""nvcc compiles the programs that time scans alone (bench/gpu/scans.py)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from bench.gpu.scans import Scan
 
 pytestmark = pytest.mark.cubin
 
-WHOLE = [scan for scan in scans.SCANS if not scan.edits]
+# Whole ones, and the one that lacks most.
+SOME = [scan for scan in scans.SCANS if not scan.edits] + scans.SCANS[-1:]
 
 
-@pytest.mark.parametrize("scan", WHOLE, ids=lambda scan: scan.label)
-def test_whole_scans_compile(scan: Scan, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scan", SOME, ids=lambda scan: scan.label)
+def test_scans_compile(scan: Scan, tmp_path: Path) -> None:
     assert scans.build(scan, tmp_path / "build", ["9.0a"], strict=True).exists()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -253,13 +255,61 @@ def test_dropout_is_for_the_op(answers: list[bool]) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("wrong", [{"num_layers": 1.0}, {"num_layers": 0}, {"dropout": 2.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"num_layers": 1.0}, {"num_layers": 0}, {"dropout": 2.0}, {"num_layers": torch.tensor(1)}],
+)
 def test_wrong_numbers(answers: list[bool], wrong: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         functional.lstm(
             torch.randn(2, 5, 3), None, list(lstm_fused.LSTM(3, 4).parameters()), **wrong
         )
     assert not any(answers)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch_first", [1, 0, 1.0, "yes", "", np.True_])
+def test_batch_first_is_what_python_takes_for_true(batch_first: Any) -> None:
+    params, x = list(lstm_fused.LSTM(3, 4).parameters()), torch.randn(2, 1, 3)
+
+    def run() -> Any:
+        return functional.lstm(x, None, params, batch_first=batch_first)
+
+    assert_same(run(), by_op(run))
+
+
+@torch.no_grad()
+def test_lists_may_change_meanwhile(answers: list[bool]) -> None:
+    """Other threads run while a layer does."""
+    module = lstm_fused.LSTM(64, 64, num_layers=6)
+    params = [p.detach().clone() for p in module.parameters()]
+    x, hx = torch.randn(400, 8, 64), [torch.zeros(6, 8, 64), torch.zeros(6, 8, 64)]
+    want = module(x)
+    stop = threading.Event()
+
+    def forget() -> None:
+        while not stop.is_set():
+            params[4:] = [p.clone() for p in params[4:]]
+            hx[:] = [h.clone() for h in hx]
+
+    thread = threading.Thread(target=forget)
+    thread.start()
+    try:
+        for _ in range(10):
+            got = functional.lstm(x, hx, params, num_layers=6)  # type: ignore[arg-type]
+            assert_same(got, want)
+    finally:
+        stop.set()
+        thread.join()
+    assert all(answers)
+
+
+@torch.no_grad()
+def test_zeros_without_memory(answers: list[bool]) -> None:
+    module = lstm_fused.LSTM(3, 4)
+    for zeros in (torch._efficientzerotensor((2, 5, 3)), torch._efficientzerotensor((4, 5, 3))[2:]):
+        assert_same(module(zeros), module(torch.zeros(2, 5, 3)))
+    assert answers == [False, True, False, True]
 
 
 @torch.no_grad()
