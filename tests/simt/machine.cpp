@@ -28,9 +28,12 @@ constexpr size_t kMaxShared = 227 << 10;  // of a block, sm_90
 constexpr unsigned kBarriers = 16, kMaxCluster = 16;
 
 struct Barrier {
-  unsigned arrived = 0;
+  unsigned arrived = 0, round = 0;
   Where where{};
   std::vector<int> parked;
+  // What ThreadSanitizer orders by, in turns: who comes late out of a round must not be ordered
+  // behind those who have come to the next one already. Nobody can be two rounds ahead.
+  char order[2];
 };
 
 // Where the lanes of one mask meet. Two sets of slots: nobody can be two meetings ahead.
@@ -248,7 +251,8 @@ void Machine::wait(Barrier& barrier, unsigned count, bool orders, const char* ki
   if (barrier.arrived && !same(barrier.where, where))
     fail(std::string(kind) + " in divergent code: others wait at " + text(barrier.where), where);
   barrier.where = where;
-  if (orders) release(&barrier);
+  const char* const order = &barrier.order[barrier.round % 2];
+  if (orders) release(order);
   if (barrier.parked.capacity() < count) {
     Quiet quiet;
     barrier.parked.reserve(count);
@@ -258,6 +262,7 @@ void Machine::wait(Barrier& barrier, unsigned count, bool orders, const char* ki
     leave(State::parked, where);
   } else {
     barrier.arrived = 0;
+    ++barrier.round;
     for (const int id : barrier.parked) {
       threads_[size_t(id)].state = State::ready;
       ready_.push(id);
@@ -265,7 +270,7 @@ void Machine::wait(Barrier& barrier, unsigned count, bool orders, const char* ki
     barrier.parked.clear();
     if (seed) leave(State::ready, where);  // the last to come need not be the first to go
   }
-  if (orders) acquire(&barrier);
+  if (orders) acquire(order);
 }
 
 void Machine::post(std::function<void()> effect) {
