@@ -99,6 +99,22 @@ def beside_predictions(figures: dict[str, Any]) -> dict[str, Any]:
     return rows
 
 
+def figures_of(
+    command: Sequence[str], what: str, seconds: float
+) -> tuple[dict[str, Any], str | None]:
+    """The figures that a command has printed when it ends or is stopped, and why it did not come to
+    its end, None where it did."""
+    stopped = None
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
+        out = done.stdout
+        if done.returncode != 0:
+            stopped = f"{what} failed: {done.stderr.decode().strip()[-1000:]}"
+    except subprocess.TimeoutExpired as error:
+        out, stopped = error.stdout or b"", f"{what} did not end in {seconds:g} s"
+    return parse(out.decode()), stopped
+
+
 def measure(program: Path, only: str = "", seconds: float = SECONDS) -> dict[str, Any]:
     """Run the program; "stopped" says why it did not come to its end, None where it did.
 
@@ -106,18 +122,7 @@ def measure(program: Path, only: str = "", seconds: float = SECONDS) -> dict[str
 
     Raises RuntimeError where there is no figure at all.
     """
-    stopped = None
-    try:
-        done = subprocess.run(
-            [str(program), only], capture_output=True, timeout=seconds, check=False
-        )
-        out = done.stdout
-        if done.returncode != 0:
-            stopped = f"the microbenchmarks failed: {done.stderr.decode().strip()[-1000:]}"
-    except subprocess.TimeoutExpired as error:
-        out = error.stdout or b""
-        stopped = f"the microbenchmarks did not end in {seconds:g} s"
-    figures = parse(out.decode())
+    figures, stopped = figures_of([str(program), only], "the microbenchmarks", seconds)
     if not figures:
         raise RuntimeError(stopped or f"no microbenchmark has a name with {only!r}")
     return {"figures": beside_predictions(figures), "stopped": stopped}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,19 +127,6 @@ def build(
     return nvcc.compile_program([SOURCE], folder / "scans", architectures, [csrc], strict, define)
 
 
-def run_program(program: Path, scan: Scan) -> tuple[dict[str, Any], str | None]:
-    """Its figures by name until then, and why it stopped, or None."""
-    command, stopped = [str(program), scan.label, *scan.cases], None
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
-        out = done.stdout
-        if done.returncode != 0:
-            stopped = f"{scan.label} failed: {done.stderr.decode().strip()[-1000:]}"
-    except subprocess.TimeoutExpired as error:
-        out, stopped = error.stdout or b"", f"{scan.label} did not end in {SECONDS} s"
-    return micro.parse(out.decode()), stopped
-
-
 def beside_what_was_said(figures: dict[str, Any]) -> dict[str, Any]:
     """Each figure with what was predicted of it and the floor, None where nothing was said."""
     rows = {}
@@ -162,7 +148,8 @@ def run(report: Reporter) -> None:
         wrong = []
         for scan, program in zip(SCANS, programs, strict=True):  # no compiler runs beside them
             try:
-                figures, stopped = run_program(program.result(), scan)
+                command = [str(program.result()), scan.label, *scan.cases]
+                figures, stopped = micro.figures_of(command, scan.label, SECONDS)
             except RuntimeError as error:  # it did not compile, or printed no figures
                 figures, stopped = {}, str(error)
             report.put(scan.label, beside_what_was_said(figures))

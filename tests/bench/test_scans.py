@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import stat
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bench.gpu import scans
+from bench.gpu import micro, scans
 from bench.gpu.nvcc import CSRC
 from bench.gpu.scans import Edit, Scan
+from tests.bench.fakes import Recorder, program
 
 LINE = (
     '{"cuda.grid.bf16.t512b8h1024d1.forward": {"unit": "us", "value": 1.5, "spread": 0.01, '
     '"parameters": {}}}'
 )
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.kept: dict[str, Any] = {}
-
-    def put(self, name: str, value: Any) -> None:
-        self.kept[name] = value
-
-
-def program(folder: Path, script: str) -> Path:
-    path = folder / "program"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
 
 
 @pytest.mark.parametrize("part", scans.PARTS)
@@ -69,8 +53,8 @@ def test_what_was_said_is_of_figures_that_there_are() -> None:
 
 
 def test_figures_stand_beside_what_was_said(tmp_path: Path) -> None:
-    scan = Scan("grid.cu", "cuda_grid", "cuda.grid", ["bf16:512,8,1024,1"])
-    figures, stopped = scans.run_program(program(tmp_path, f"echo '{LINE}'"), scan)
+    command = [str(program(tmp_path, f"echo '{LINE}'"))]
+    figures, stopped = micro.figures_of(command, "cuda.grid", scans.SECONDS)
     assert stopped is None
     (row,) = scans.beside_what_was_said(figures).values()
     assert (row["value"], row["predicted"], row["floor"]) == (1.5, 1.45, None)
@@ -98,12 +82,9 @@ def test_one_failure_leaves_the_other_figures(
     assert [len(figures) for figures in report.kept.values()] == [1, 1]
 
 
-def test_a_time_limit_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scans, "SECONDS", 2)
+def test_a_time_limit_leaves_what_was_there(tmp_path: Path) -> None:
     slow = program(tmp_path, f"echo '{LINE}'; exec sleep 60")
-    figures, stopped = scans.run_program(slow, Scan("grid.cu", "cuda_grid", "slow", []))
+    figures, stopped = micro.figures_of([str(slow)], "slow", 2)
     assert len(figures) == 1 and stopped == "slow did not end in 2 s"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from bench.gpu import micro
 from lstm_fused import _build
+from tests.bench.fakes import Recorder, program
 from tests.simt import building
 
 pytestmark = pytest.mark.simt
@@ -23,23 +23,6 @@ REFUSED = (
     '"reason": "lstm_fused: launch: cluster misconfiguration", "parameters": {}}}\n'
 )
 OTHER = '{"latency.hbm": {"unit": "us", "value": 0.6, "spread": 0, "parameters": {"bytes": 1e9}}}\n'
-
-
-class Recorder:
-    """A report that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, object] = {}
-
-    def put(self, name: str, value: object) -> None:
-        self.kept[name] = value
-
-
-def program(folder: Path, script: str) -> Path:
-    path = folder / "program"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
 
 
 def test_figures_stand_beside_predictions() -> None:
