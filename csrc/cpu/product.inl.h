@@ -170,7 +170,13 @@ static void for_tiles(const Tile& tile, int64_t rows) {
   if (b < rows) for_rows_left<kTileRows - 1>(tile, b, rows - b);
 }
 
-template <class S, int J, int kStep, class RowOf>
+// What is done beside a product: called with the first row and the number of rows of each tile of
+// the last block of K, if there are several.
+struct Nothing {
+  LF_FN void operator()(int64_t, int64_t) const {}
+};
+
+template <class S, int J, int kStep, class RowOf, class Beside>
 struct ProductTile {
   ValueOf<S>* out;
   const RowOf& row_of;
@@ -178,13 +184,15 @@ struct ProductTile {
   const ValueOf<S>* start;
   bool add;
   int64_t k0;
-  const S* next;  // the block of the right side that comes next
+  const S* next;         // the block of the right side that comes next
+  const Beside* beside;  // nullptr: not now
 
   template <int R>
   LF_FN void run(int64_t b) const {
     const S* a[R];
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) a[r] = row_of(b + r) + k0 * kStep;
+    if (beside) (*beside)(b, R);
     // kTiles tiles bring the next block, those after them once more.
     constexpr int64_t kLine = 64 / sizeof(S), kTiles = kWordRow<S> / kLine * kWordsPerLine;
     const S* const ahead =
@@ -197,19 +205,21 @@ struct ProductTile {
 
 // out [rows][4][W] = start + a b, plus out if add: row_of(r) is row r of a. Blocks of K on the
 // outside: read anew for each tile of rows, a panel of more than L1 cost a fifth of the speed.
-template <class S, int J = 4, int kStep = 1, class RowOf>
+template <class S, int J = 4, int kStep = 1, class RowOf, class Beside = Nothing>
 static void multiply_strip(ValueOf<S>* out, int64_t rows, const RowOf& row_of,
                            const Right<S>& right, const ValueOf<S>* start = nullptr,
-                           bool add = false) {
+                           bool add = false, const Beside& beside = {}) {
   const int64_t all = words<S>(right.K), blocks = all > kChain ? ceil_div(all, kChain) : 1;
   const int64_t size = ceil_div(all, blocks);
   for (int64_t block = 0, word = 0; block < blocks; ++block, word += size) {  // one even if K is 0
     const int64_t k0 = word * kPair<S>, left = right.K - k0;
     const int64_t terms = left < size * kPair<S> ? left : size * kPair<S>;
     const S* const b = right.b + word * right.step;
-    for_tiles(ProductTile<S, J, kStep, RowOf>{out, row_of, Right<S>{b, terms, right.step},
-                                              start && k0 == 0 ? start : kZeroPanel<S>,
-                                              add || k0 > 0, k0, b + size * right.step},
+    for_tiles(ProductTile<S, J, kStep, RowOf, Beside>{out, row_of, Right<S>{b, terms, right.step},
+                                                      start && k0 == 0 ? start : kZeroPanel<S>,
+                                                      add || k0 > 0, k0, b + size * right.step,
+                                                      k0 > 0 && block + 1 == blocks ? &beside
+                                                                                    : nullptr},
               rows);
   }
 }
