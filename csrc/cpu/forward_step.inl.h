@@ -86,18 +86,20 @@ struct Gates {
   void run(int64_t unit, int64_t end, bool turn) {
     const int64_t vectors = ceil_div(end - unit, V::kWidth), size = (b1 - b) * kPanel<S>;
     T* const sums = strip.at[0][0];
-    for (int64_t k = 0; k < vectors; ++k) {
-      const int64_t v = turn ? vectors - 1 - k : k;
-      multiply(unit + v * V::kWidth, sums + v * size);
+    const int64_t most = b1 - b == 1 && s.packed && s.projected && s.multiply ? 2 : 1;
+    for (int64_t k = 0, panels; k < vectors; k += panels) {
+      panels = k + most <= vectors ? most : 1;
+      const int64_t v = turn ? vectors - panels - k : k;
+      multiply(unit + v * V::kWidth, panels, sums + v * size);
     }
     for (int64_t v = 0; v < vectors; ++v) update(unit + v * V::kWidth, sums + v * size);
     for (int64_t v = 0; v < vectors; ++v) output(unit + v * V::kWidth, sums + v * size);
   }
 
  private:
-  // Biases and h, which is at most 1, are summed before x comes in, whose size nobody knows: so
-  // one rounding at that size.
-  void multiply(int64_t unit, T* out) const {
+  // Two panels: one row, and W_hh alone. Biases and h, which is at most 1, are summed before x
+  // comes in, whose size nobody knows: so one rounding at that size.
+  void multiply(int64_t unit, int64_t panels, T* out) const {
     const int64_t rows = b1 - b;
     const StatesAt<S> state_of{s, b};
     const RowsAt<S> input_of{s.x + b * s.I, s.I};
@@ -109,10 +111,13 @@ struct Gates {
       multiply_plain(out, rows, input_of, s.w_ih + unit * s.I, s.H, all, s.I, true);
       return;
     }
-    const Right<S> w_hh{gate_panel<S>(s.w_hh, unit, s.P), s.P};
+    const Right<S> w_hh{gate_panel<S>(s.w_hh, unit, s.P), s.P, kWordRow<S>,
+                        kPanel<S> * padded<S>(s.P)};
     const Right<S> w_ih{gate_panel<S>(s.w_ih, unit, s.I), s.I};
     if (s.projected) {
-      if (s.multiply)
+      if (panels == 2)
+        multiply_row<S>(out, state_of(0), w_hh, bias);
+      else if (s.multiply)
         multiply_strip<S>(out, rows, state_of, w_hh, bias);
       else
         fill(out, bias);

@@ -48,17 +48,37 @@ struct RowsAt {
   LF_FN const S* operator()(int64_t r) const { return first + r * stride; }
 };
 
-// The right side of a product: word k of K is the first vectors at b + k * step.
+// The right side of a product: word k of K is the first vectors at b + k * step. Where a product
+// takes two panels, the second lies `apart` numbers behind.
 template <class S>
 struct Right {
   const S* b;
   int64_t K;
   int64_t step = kWordRow<S>;
+  int64_t apart = 0;
+};
+
+// K in blocks of as many words as a chain takes in, about equally long; one even if K is 0.
+template <class S>
+struct Blocks {
+  int64_t count, size;  // numbers of each but the last
+
+  explicit LF_FN Blocks(int64_t K) {
+    const int64_t all = words<S>(K);
+    count = all > kChain ? ceil_div(all, kChain) : 1;
+    size = ceil_div(all, count) * kPair<S>;
+  }
+  LF_FN Right<S> of(const Right<S>& right, int64_t block) const {
+    const int64_t first = block * size, left = right.K - first;
+    return {right.b + first / kPair<S> * right.step, left < size ? left : size, right.step,
+            right.apart};
+  }
 };
 
 template <class S>
-alignas(64) static constexpr ValueOf<S> kZeroPanel[kPanel<S>] = {};
+alignas(64) static constexpr ValueOf<S> kZeroPanels[2 * kPanel<S>] = {};
 
+// Sums of R rows and J vectors of columns, those of one panel or of two.
 template <class S, int R, int J>
 struct Sums {
   using T = ValueOf<S>;
@@ -68,14 +88,14 @@ struct Sums {
   explicit LF_FN Sums(const T* start) {
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int j = 0; j < J; ++j) at[r][j] = V::load(start + j * V::kWidth);
   }
 
-  LF_FN void add(const WordsOf<S> (&x)[R], const S* b) {
-#pragma GCC unroll 4
+  LF_FN void add(const WordsOf<S> (&x)[R], const S* b, int64_t apart) {
+#pragma GCC unroll 8
     for (int j = 0; j < J; ++j) {
-      const auto w = WordsOf<S>::load(b + j * V::kWidth * kPair<S>);
+      const auto w = WordsOf<S>::load(b + j / 4 * apart + j % 4 * V::kWidth * kPair<S>);
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) at[r][j] = fma(x[r], w, at[r][j]);
     }
@@ -103,27 +123,27 @@ struct Sums {
 #pragma GCC unroll 6
         for (int r = 0; r < R; ++r)
           x[r] = Stored<S>::broadcast(rows[r] + (k + word) * kStep * kPair<S>);
-        add(x, b);
+        add(x, b, right.apart);
       }
     }
     for (; k < all; ++k, b += right.step) {
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) x[r] = Stored<S>::broadcast(rows[r] + k * kStep * kPair<S>);
-      add(x, b);
+      add(x, b, right.apart);
     }
     if constexpr (kPair<S> > 1)
       if (right.K % kPair<S>) {
 #pragma GCC unroll 6
         for (int r = 0; r < R; ++r)
           x[r] = Stored<S>::broadcast_first(rows[r] + k * kStep * kPair<S>);
-        add(x, b);
+        add(x, b, right.apart);
       }
   }
 
   LF_FN void store(T* out, bool add) const {
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int j = 0; j < J; ++j) {
         T* const to = out + r * kPanel<S> + j * V::kWidth;
         (add ? at[r][j] + V::load(to) : at[r][j]).store(to);
@@ -131,7 +151,7 @@ struct Sums {
   }
 };
 
-// out [R][4][W] = start + a b, plus out if add; at most kChain words.
+// out [R][4][W] = start + a b, plus out if add; at most kChain words. [R][8][W] of two panels.
 //
 // A function of its own, so that the compiler has all registers for the accumulators: inlined into
 // the cell's code it kept a third of them on the stack, at half the speed.
@@ -209,26 +229,38 @@ template <class S, int J = 4, int kStep = 1, class RowOf, class Beside = Nothing
 static void multiply_strip(ValueOf<S>* out, int64_t rows, const RowOf& row_of,
                            const Right<S>& right, const ValueOf<S>* start = nullptr,
                            bool add = false, const Beside& beside = {}) {
-  const int64_t all = words<S>(right.K), blocks = all > kChain ? ceil_div(all, kChain) : 1;
-  const int64_t size = ceil_div(all, blocks);
-  for (int64_t block = 0, word = 0; block < blocks; ++block, word += size) {  // one even if K is 0
-    const int64_t k0 = word * kPair<S>, left = right.K - k0;
-    const int64_t terms = left < size * kPair<S> ? left : size * kPair<S>;
-    const S* const b = right.b + word * right.step;
-    for_tiles(ProductTile<S, J, kStep, RowOf, Beside>{out, row_of, Right<S>{b, terms, right.step},
-                                                      start && k0 == 0 ? start : kZeroPanel<S>,
-                                                      add || k0 > 0, k0, b + size * right.step,
-                                                      k0 > 0 && block + 1 == blocks ? &beside
-                                                                                    : nullptr},
+  const Blocks<S> blocks(right.K);
+  for (int64_t block = 0; block < blocks.count; ++block) {
+    const bool first = block == 0, last = block + 1 == blocks.count;
+    const Right<S> now = blocks.of(right, block);
+    for_tiles(ProductTile<S, J, kStep, RowOf, Beside>{out, row_of, now,
+                                                      start && first ? start : kZeroPanels<S>,
+                                                      add || !first, block * blocks.size,
+                                                      now.b + words<S>(blocks.size) * right.step,
+                                                      last && !first ? &beside : nullptr},
               rows);
+  }
+}
+
+// out [8][W] = start + a b for one row and two panels: two streams of weights, of which memory
+// brings more than of one, and eight chains of additions.
+template <class S>
+static void multiply_row(ValueOf<S>* out, const S* row, const Right<S>& right,
+                         const ValueOf<S>* start) {
+  const Blocks<S> blocks(right.K);
+  for (int64_t block = 0; block < blocks.count; ++block) {
+    const S* const a[1] = {row + block * blocks.size};
+    multiply<S, 1, 8, 1>(out, a, blocks.of(right, block), block ? kZeroPanels<S> : start, block > 0,
+                         nullptr);
   }
 }
 
 // out = a w^T, plus out if add, from a row-major matrix w [rows, K] that is not worth packing:
 // column l of vector j is the dot product with row j * vector_rows + l. Only the first lanes[j]
-// columns exist; the others become some number or stay as they are. Four of them at once are four
-// chains of additions for each row of a. Rows of a few KiB are too short for the prefetchers:
-// asking for the next four took a quarter off a step whose weights are in no cache.
+// columns exist, of the first vector most; the others become some number or stay as they are. A
+// row of each vector at once: four chains of additions for each row of a, and four streams of
+// weights, each from its first row to its last. Four rows that follow each other are too short
+// for the prefetchers: a step took 1.35 times as long, and 1.7 times with the weights in no cache.
 template <class S, int R>
 [[gnu::noinline]] static void multiply_rows(ValueOf<S>* out, const S* const (&a)[R], const S* w,
                                             int64_t vector_rows, const int (&lanes)[4], int64_t K,
@@ -237,46 +269,45 @@ template <class S, int R>
   using Words = WordsOf<S>;
   constexpr int kAtOnce = V::kWidth * kPair<S>;
   const int tail = int(K % kAtOnce);
-  for (int j = 0; j < 4; ++j)
-    for (int l = 0; l < lanes[j]; l += 4) {
-      const S* rows[4];
-      V dot[R][4];
+  for (int l = 0; l < lanes[0]; ++l) {
+    const S* rows[4];
+    V dot[R][4];
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        rows[i] = w + (j * vector_rows + (l + i < lanes[j] ? l + i : l)) * K;
+    for (int j = 0; j < 4; ++j) {
+      rows[j] = w + (l < lanes[j] ? j * vector_rows + l : l) * K;
 #pragma GCC unroll 6
-        for (int r = 0; r < R; ++r) dot[r][i] = V(0);
-      }
-      for (int64_t k = 0; k < K - tail; k += kAtOnce) {
-        Words x[R];
+      for (int r = 0; r < R; ++r) dot[r][j] = V(0);
+    }
+    for (int64_t k = 0; k < K - tail; k += kAtOnce) {
+      Words x[R];
 #pragma GCC unroll 6
-        for (int r = 0; r < R; ++r) x[r] = Words::load(a[r] + k);
+      for (int r = 0; r < R; ++r) x[r] = Words::load(a[r] + k);
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {
-          const Words y = Words::load(rows[i] + k);
-          __builtin_prefetch(rows[i] + 4 * K + k, 0, 2);
+      for (int j = 0; j < 4; ++j) {
+        const Words y = Words::load(rows[j] + k);
 #pragma GCC unroll 6
-          for (int r = 0; r < R; ++r) dot[r][i] = fma(x[r], y, dot[r][i]);
-        }
-      }
-      if (tail)
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {
-          const Words y = Words::load(rows[i] + K - tail, tail);
-#pragma GCC unroll 6
-          for (int r = 0; r < R; ++r)
-            dot[r][i] = fma(Words::load(a[r] + K - tail, tail), y, dot[r][i]);
-        }
-#pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) {
-        ValueOf<S> sum[4];
-        sums(dot[r], sum);
-        for (int i = 0; i < 4 && l + i < V::kWidth; ++i) {
-          auto& to = out[r * kPanel<S> + j * V::kWidth + l + i];
-          to = sum[i] + (add ? to : 0);
-        }
+        for (int r = 0; r < R; ++r) dot[r][j] = fma(x[r], y, dot[r][j]);
       }
     }
+    if (tail)
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const Words y = Words::load(rows[j] + K - tail, tail);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r)
+          dot[r][j] = fma(Words::load(a[r] + K - tail, tail), y, dot[r][j]);
+      }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+      ValueOf<S> sum[4];
+      sums(dot[r], sum);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        auto& to = out[r * kPanel<S> + j * V::kWidth + l];
+        to = sum[j] + (add ? to : 0);
+      }
+    }
+  }
 }
 
 template <class S, class RowOf>
