@@ -20,6 +20,7 @@ from bench import isa, proven, revision, sass
 from lstm_fused import _build, _load
 
 ROOT = Path(__file__).resolve().parents[1]
+CUDA = ROOT / "csrc" / "cuda"
 SCHEMA = 1
 
 # Above these a round is called busy. Below them medians moved by less than the rounds' spread.
@@ -27,15 +28,19 @@ FOREIGN_LIMIT = 0.20  # CPUs used by others
 STEAL_LIMIT = 0.08  # CPUs that the hypervisor gave to somebody else
 
 
-def source_hash() -> str:
+def source_hash(*, cuda: bool = True) -> str:
     """sha256 over the names and bytes of all sources of the library.
 
     The list of proven variants counts as empty: it follows from measurements, and writing it must
     not make them stale.
+
+    cuda  the kernels in csrc/cuda as well; what a CPU does is not of them
     """
     digest = hashlib.sha256()
     for folder in ("csrc", "lstm_fused"):
         for path in sorted((ROOT / folder).rglob("*")):
+            if not cuda and CUDA in path.parents:
+                continue
             if path.suffix in {".h", ".cpp", ".cu", ".cuh", ".py"}:
                 digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
                 empty = path == proven.FILE
@@ -72,6 +77,7 @@ def stamp(device: torch.device, command: str) -> dict[str, Any]:
         "commit": commit,
         "dirty": dirty,
         "source_hash": sources,
+        "cpu_source_hash": source_hash(cuda=False),
         "sass_digest": sass_digest() if cuda else None,
         "build": lstm_fused.build_info(),
         "nvcc": nvcc_version() if cuda else None,

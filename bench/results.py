@@ -12,6 +12,9 @@ from bench.machine import SCHEMA, sass_digest, source_hash
 
 STALE = " (stale)"
 
+# Flags of CPUs whose speed differs most, the widest vectors first.
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -33,12 +36,18 @@ class Row:
         return self.data["seconds"]["median"] * 1e3
 
     @property
+    def on_cpu(self) -> bool:
+        return self.stamp["capability"] is None
+
+    @property
     def where(self) -> str:
-        """Device and CPU threads."""
+        """Device, or CPU with its widest vectors, as two may have one name, and threads."""
+        if not self.on_cpu:
+            return self.stamp["device"]
         threads = self.data["threads"]
-        on_gpu = self.stamp["capability"] is not None
-        plural = "" if threads == 1 else "s"
-        return self.stamp["device"] + ("" if on_gpu else f", {threads} thread{plural}")
+        known = [name for flag, name in VECTORS.items() if flag in self.stamp["cpu_flags"]]
+        vectors = f" ({known[0]})" if known else ""
+        return f"{self.stamp['device']}{vectors}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def read(paths: Iterable[Path], part: str = "rows") -> list[Row]:
@@ -72,17 +81,21 @@ class Staleness:
     """Whether a row was measured on other sources than today's.
 
     The hash is of the sources themselves, so it also holds for a tree that was not committed.
-    With an equal digest of the machine code a CUDA row stays fresh when only host code or
-    comments changed.
+    A CPU's rows do not depend on csrc/cuda. With an equal digest of the machine code a CUDA row
+    stays fresh when only host code or comments changed.
     """
 
     def __init__(self) -> None:
         self._source = source_hash()
+        self._cpu_source = source_hash(cuda=False)
         self._sass: dict[str, str] | None = None
         self._asked = False
 
     def stale(self, row: Row) -> bool:
         if row.stamp["source_hash"] == self._source:
+            return False
+        # Files from before 2026-11-27 have no hash without the kernels for GPUs.
+        if row.on_cpu and row.stamp.get("cpu_source_hash") == self._cpu_source:
             return False
         then = row.stamp["sass_digest"]
         if not then:

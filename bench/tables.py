@@ -20,19 +20,22 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN = "<!-- python -m bench.tables writes this from bench/results/; more is in the same files -->"
 END = "<!-- end of what bench.tables writes -->"
 
-# Groups of cases that the README shows; a file from a CPU for one thread only.
+# Groups of cases that the README shows; from a CPU for one thread only, and none from a CPU that
+# was limited to stand for another.
 CPU_GROUPS = ("cpu-dense", "cpu-step", "cpu-half")
 GPU_GROUPS = ("flashrnn-b", "models")
 
 
 def shown(rows: Iterable[Row]) -> list[Row]:
     """The rows of the README, of all that there are."""
-    return [
-        row
-        for row in newest(rows)
-        if row.case["group"] in (CPU_GROUPS if row.stamp["capability"] is None else GPU_GROUPS)
-        and (row.data["threads"] == 1 or row.stamp["capability"] is not None)
-    ]
+    return [row for row in newest(rows) if _is_shown(row)]
+
+
+def _is_shown(row: Row) -> bool:
+    if not row.on_cpu:
+        return row.case["group"] in GPU_GROUPS
+    limited = row.stamp["device"] != row.stamp["cpu"]
+    return row.case["group"] in CPU_GROUPS and row.data["threads"] == 1 and not limited
 
 
 def block(folder: Path, staleness: Staleness) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench import arms as bench_arms
-from bench import machine, plot, results, run, saved_bytes, timing, work
+from bench import machine, plot, results, run, saved_bytes, tables, timing, work
 from bench.cases import QUICK, SUITES, Case, suite
 from bench.check import judge
 
@@ -269,7 +269,7 @@ def test_table_marks_stale_rows(
     fresh = capsys.readouterr().out
     assert "| odd | 5, 3, 4, 7, 1 |" in fresh and "(stale)" not in fresh
     content = json.loads(result_file.read_text())
-    content["stamp"]["source_hash"] = "0" * 64
+    content["stamp"] |= {"source_hash": "0" * 64, "cpu_source_hash": "0" * 64}
     old = tmp_path / "old.json"
     old.write_text(json.dumps(content))
     assert plot.main([str(old), "--markdown"]) == 0
@@ -290,8 +290,52 @@ def test_cuda_rows_stay_fresh_while_the_machine_code_is_the_same(
         (None, True),
     )
     for digest, stale in digests:
-        row = results.Row({"source_hash": "older", "sass_digest": digest}, {})
-        assert staleness.stale(row) is stale
+        stamp = {"source_hash": "older", "sass_digest": digest, "capability": "9.0"}
+        assert staleness.stale(results.Row(stamp, {})) is stale
+
+
+@pytest.mark.parametrize(("capability", "stale"), [(None, False), ("9.0", True)])
+def test_kernels_for_gpus_make_no_row_of_a_cpu_stale(capability: str | None, stale: bool) -> None:
+    stamp = machine.stamp(torch.device("cpu"), "") | {"capability": capability}
+    changed = stamp | {"source_hash": "older"}
+    assert results.Staleness().stale(results.Row(changed, {})) is stale
+    changed["cpu_source_hash"] = "older"
+    assert results.Staleness().stale(results.Row(changed, {}))
+
+
+def test_sources_of_a_cpu_are_all_but_the_kernels_for_gpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("csrc/cuda/lstm_fused/a.cuh", "csrc/cpu/b.h", "lstm_fused/c.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("before")
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(machine, "CUDA", tmp_path / "csrc" / "cuda")
+    hashes = [(machine.source_hash(), machine.source_hash(cuda=False))]
+    for name in ("csrc/cuda/lstm_fused/a.cuh", "csrc/cpu/b.h", "lstm_fused/c.py"):
+        (tmp_path / name).write_text("after")
+        hashes.append((machine.source_hash(), machine.source_hash(cuda=False)))
+    both, cpu = zip(*hashes, strict=True)
+    assert len(set(both)) == 4
+    assert cpu[0] == cpu[1] and len(set(cpu)) == 3
+
+
+def test_cpus_of_one_name_are_told_apart_by_their_vectors(result_file: Path) -> None:
+    row = results.read([result_file])[0]
+    wide, narrow = (
+        results.Row(row.stamp | {"device": "CPU", "cpu_flags": flags}, row.data | {"threads": 1})
+        for flags in (["avx", "avx2", "avx512f"], ["avx", "avx2"])
+    )
+    assert (wide.where, narrow.where) == ("CPU (AVX-512), 1 thread", "CPU (AVX2), 1 thread")
+    assert results.newest([wide, narrow]) == [wide, narrow]
+
+
+def test_readme_shows_no_cpu_that_stood_for_another(result_file: Path) -> None:
+    row = results.read([result_file])[0]
+    case = row.case | {"group": "cpu-dense"}
+    shown = results.Row(row.stamp, row.data | {"case": case, "threads": 1})
+    limited = results.Row(row.stamp | {"device": row.stamp["device"] + " as avx2"}, shown.data)
+    assert tables.shown([shown, limited]) == [shown]
 
 
 def test_other_files_are_named(tmp_path: Path) -> None:

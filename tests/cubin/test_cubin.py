@@ -137,7 +137,7 @@ def test_digest_is_of_the_code_alone(
     edited = digests("three", SOURCE.replace("+= 1", "+= 3"), "9.0a")
     assert [name for name in then if then[name] != edited[name]] == ["sm_90a _Z5shiftPf"]
 
-    row = results.Row({"source_hash": "older", "sass_digest": then}, {})
+    row = results.Row({"source_hash": "older", "sass_digest": then, "capability": "9.0"}, {})
     for today, stale in ((then, False), (commented, False), (edited, True), (None, True)):
         monkeypatch.setattr(results, "sass_digest", lambda today=today: today)
         assert results.Staleness().stale(row) is stale
