@@ -22,6 +22,9 @@ from bench.timing import CpuRunner, CudaRunner, Runner, Settings
 from bench.work import Work
 from lstm_fused.dispatch import choose
 
+# Steps of a chunk: at 1 us a step some twice what the host takes for a call.
+WAVEFRONT = 100
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -32,6 +35,7 @@ class Arm:
     dtype      the dtype that it runs in instead of the case's, or None
     precision  "ieee" or "tf32" for float32 on CUDA, else None: arms are judged within their own
     variant    the name of ours that it forces, or None
+    wavefront  whether it runs stacks of layers in chunks
     """
 
     name: str
@@ -41,6 +45,7 @@ class Arm:
     dtype: str | None = None
     precision: str | None = None
     variant: str | None = None
+    wavefront: bool = False
 
     def why_not(self, case: Case) -> str | None:
         """Why this arm does not take the case, or None."""
@@ -51,11 +56,13 @@ class Arm:
                 return "has no training"
             if case.packed or case.proj:
                 return "runs dense input without a projection only"
+        if self.wavefront and (case.L == 1 or case.bidirectional or case.T <= WAVEFRONT):
+            return f"runs several layers of one direction over more than {WAVEFRONT} steps only"
         return None
 
     def default(self, case: Case) -> bool:
         """Whether it is the variant that runs the case when nothing is forced."""
-        if self.variant is None:
+        if self.variant is None or self.wavefront:
             return False
         layer = lstm_fused.Case(
             hidden_size=case.H,
@@ -124,6 +131,15 @@ def _ours(name: str, precision: str | None = None) -> Settings:
     return settings
 
 
+def _in_chunks(name: str) -> Settings:
+    @contextmanager
+    def settings() -> Iterator[None]:
+        with lstm_fused.variant(name), lstm_fused.wavefront(WAVEFRONT):
+            yield
+
+    return settings
+
+
 def _our_variants(device: str) -> list[str]:
     """Names of our own kernels that can run here; torch's two are measured as themselves."""
     return [row.name for row in lstm_fused.variants() if row.available and row.device == device]
@@ -155,6 +171,8 @@ def _cuda() -> list[Arm]:
         for p in ("ieee", "tf32"):
             full = f"{name}.{p}"
             arms.append(Arm(full, "ours", _ours(name, p), ("float32",), precision=p, variant=name))
+        chunks = f"{name}.wavefront"
+        arms.append(Arm(chunks, "ours", _in_chunks(name), half[:2], variant=name, wavefront=True))
     return arms
 
 

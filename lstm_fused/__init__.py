@@ -10,6 +10,7 @@ from lstm_fused import compat, functional
 from lstm_fused.convert import convert, restore
 from lstm_fused.dispatch import Case, explain, variant, variants
 from lstm_fused.nn import LSTM, LSTMCell
+from lstm_fused.stack import wavefront
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "restore",
     "variant",
     "variants",
+    "wavefront",
 ]
 
 

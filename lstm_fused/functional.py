@@ -1,4 +1,4 @@
-"""The stateless form of the modules: a stack of layers, the dropout between them, autocast."""
+"""The stateless form of the modules: arguments checked, rows of time made of them, autocast."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lstm_fused import check, native
-from lstm_fused.composite import Direction
-from lstm_fused.layer import direct, direct_step, layer, runs_natively, step, unchecked
+from lstm_fused import check, stack
+from lstm_fused.layer import direct, direct_step, step, unchecked
 
 _LOWERED = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -97,40 +95,14 @@ def lstm(
 
     dropout = dropout if training else 0.0
     if lowered is None:
-        y, h_n, c_n = _stack(x, hx, layers, dropout, batch_sizes)
+        y, h_n, c_n = stack.run(x, hx, layers, dropout, batch_sizes)
     else:
         with torch.autocast(x.device.type, enabled=False):
-            y, h_n, c_n = _stack(x, hx, layers, dropout, batch_sizes)
+            y, h_n, c_n = stack.run(x, hx, layers, dropout, batch_sizes)
     if not batched:
         return y.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
     # Batch first is a view, not contiguous: nn.LSTM returns the same strides.
     return (y.transpose(0, 1) if batch_first else y), (h_n, c_n)
-
-
-def _stack(
-    x: Tensor,  # [T, B, I] or [N, I]
-    hx: tuple[Tensor, Tensor] | None,  # [L*D, B, P], [L*D, B, H]
-    layers: Sequence[Sequence[Direction]],
-    dropout: float,
-    batch_sizes: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The layers one after the other; dropout on what all but the last put out."""
-    if len(layers) == 1:
-        h0, c0 = (None, None) if hx is None else hx
-        return layer(x, h0, c0, layers[0], batch_sizes)
-    if runs_natively(x, layers[0], batch_sizes):
-        h0, c0 = (None, None) if hx is None else hx
-        return native.stack(x, h0, c0, layers, dropout, batch_sizes)
-    h_n, c_n = [], []
-    for index, weights in enumerate(layers):
-        if dropout and index:
-            x = F.dropout(x, dropout)
-        rows = slice(index * len(weights), (index + 1) * len(weights))
-        h0, c0 = (None, None) if hx is None else (hx[0][rows], hx[1][rows])
-        x, h, c = layer(x, h0, c0, weights, batch_sizes)
-        h_n.append(h)
-        c_n.append(c)
-    return x, torch.cat(h_n), torch.cat(c_n)
 
 
 def lstm_cell(

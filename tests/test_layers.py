@@ -41,6 +41,7 @@ PYTHON_ORDER = (
     ("autograd",),
     ("transforms",),
     ("layer",),
+    ("stack",),
     ("functional",),
     ("nn",),
     ("compat",),
