@@ -172,10 +172,7 @@ def in_chunks(
     ended: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers]
     output: list[Tensor] = []
     below: list[Tensor] = [x] * count  # what the layer below has put out last
-    with lanes[0]:
-        pass  # from here on the others may wait for the caller's stream
     for index, lane in enumerate(lanes[1:], 1):
-        lane.after(lanes[0])
         lane.uses(h[index], c[index], *layers[index][0])
     # One diagonal after the other, from the top layer down: its input is that of the last diagonal.
     for diagonal in range(len(chunks) + count - 1):
