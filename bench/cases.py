@@ -89,7 +89,7 @@ def cpu() -> list[Case]:
     ]
     double = [replace(case, group="cpu-float64", dtype="float64") for case in few]
     proj = [replace(case, group="cpu-proj", proj=case.H // 2) for case in few]
-    return dense + step + both(packed) + half + double + proj
+    return dense + step + both(packed) + both(half) + double + proj
 
 
 def _gpu_flashrnn() -> list[Case]:
