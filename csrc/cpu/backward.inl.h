@@ -110,14 +110,18 @@ struct CellsAhead {
   int64_t b, unit, end;
 
   LF_FN void operator()(int64_t first, int64_t rows) const {
-    constexpr int64_t kLine = 64 / sizeof(ValueOf<S>);
-    for (int64_t row = b + first; row < b + first + rows; ++row)
-      for (int64_t u = unit; u < end; u += kLine) {
-        for (int g = 0; g < 4; ++g) __builtin_prefetch(s.gates + (row * 4 + g) * s.H + u, 1);
-        __builtin_prefetch(s.c + row * s.H + u);
-        if (row < s.continued) __builtin_prefetch(s.c_prev + row * s.H + u);
-        if (s.dy) __builtin_prefetch(s.dy + row * s.y_stride + u);
-      }
+    using T = ValueOf<S>;
+    for (int64_t row = b + first; row < b + first + rows; ++row) {
+      for (int g = 0; g < 4; ++g) ahead<1, S>(s.gates + (row * 4 + g) * s.H);
+      ahead<0, T>(s.c + row * s.H);
+      if (row < s.continued) ahead<0, T>(s.c_prev + row * s.H);
+      if (s.dy) ahead<0, S>(s.dy + row * s.y_stride);
+    }
+  }
+
+  template <int kWritten, class U>
+  LF_FN void ahead(const U* numbers) const {
+    for (int64_t u = unit; u < end; u += 64 / sizeof(U)) __builtin_prefetch(numbers + u, kWritten);
   }
 };
 

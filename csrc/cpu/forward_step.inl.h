@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/panels.inl.h"
+#include "cpu/plan.h"
 
 namespace lf::LF_ISA {
 
@@ -106,9 +107,11 @@ struct Gates {
     const T* const bias = s.bias + unit * 4;
     if (!s.packed) {
       fill(out, bias);
-      const int n = V::lanes(s.H - unit), all[4] = {n, n, n, n};
-      if (s.multiply) multiply_plain(out, rows, state_of, s.w_hh + unit * s.P, s.H, all, s.P, true);
-      multiply_plain(out, rows, input_of, s.w_ih + unit * s.I, s.H, all, s.I, true);
+      const int n = V::lanes(s.H - unit);
+      const Streams gates{s.H, {n, n, n, n}};
+      if (s.multiply)
+        multiply_plain(out, rows, state_of, s.w_hh + unit * s.P, gates, V::kWidth, s.P, true);
+      multiply_plain(out, rows, input_of, s.w_ih + unit * s.I, gates, V::kWidth, s.I, true);
       return;
     }
     const Right<S> w_hh{gate_panel<S>(s.w_hh, unit, s.P), s.P, kWordRow<S>,
@@ -190,13 +193,16 @@ struct Projection {
     Strip<S> strip;
     int lanes[4];
     panel_lanes<S>(column, s.P, lanes);
+    const int columns = lanes[0] + lanes[1] + lanes[2] + lanes[3], quarter = (columns + 3) / 4;
+    Streams streams{quarter, {}};
+    for (int i = 0; i < 4; ++i) streams.rows[i] = int(clamp(columns - i * quarter, 0, quarter));
     const RowsAt<S> cell_of{s.h_cell + b * s.H, s.H};
     if (s.packed)
       multiply_strip<S, J>(strip.at[0][0], b1 - b, cell_of,
                            Right<S>{s.w_hr + column * padded<S>(s.H), s.H});
     else
-      multiply_plain(strip.at[0][0], b1 - b, cell_of, s.w_hr + column * s.H, V::kWidth, lanes, s.H,
-                     false);
+      multiply_plain(strip.at[0][0], b1 - b, cell_of, s.w_hr + column * s.H, streams, streams.apart,
+                     s.H, false);
     for (int64_t r = 0; r < b1 - b; ++r)
       for (int j = 0; j < J; ++j)
         store_output(s, b + r, column + j * V::kWidth, V::load(strip.at[r][j]), lanes[j]);

@@ -26,10 +26,13 @@ constexpr int64_t kWordRow = kPanel<S> * kPair<S>;
 // read half as many bytes per product) while the rows of a strip pass by.
 constexpr int64_t kChain = 128;
 
-// Words of a product for which a tile brings one line of the next block closer: a line in some 24
-// cycles. A line per word of AVX2, 6 cycles, filled the queue of misses where weights come from
-// memory: backward took a twentieth to a tenth longer.
-constexpr int kWordsPerLine = LF_VECTOR_REGISTERS == 32 ? 1 : 4, kUnrolled = 4 / kWordsPerLine;
+// Words of a product for which a tile brings one line of the next block closer. With 16 registers a
+// word takes 6 cycles: a line for each filled the queue of misses, and backward took a tenth
+// longer. With 32 it takes 12 to 24.
+constexpr int kWordsPerLine = LF_VECTOR_REGISTERS == 32 ? 1 : 4;
+// What a loop over such lines has of them, so that its body is four words.
+constexpr int kUnrolled = 4 / kWordsPerLine;
+static_assert(kUnrolled * kWordsPerLine == 4);
 
 // What products leave for the code around them: up to so many rows of four vectors, in L1.
 constexpr int64_t kStripRows = 66;
@@ -151,7 +154,8 @@ struct Sums {
   }
 };
 
-// out [R][4][W] = start + a b, plus out if add; at most kChain words. [R][8][W] of two panels.
+// out [R][4][W] = start + a b, plus out if add; at most kChain words. Of one row and two panels
+// [8][W].
 //
 // A function of its own, so that the compiler has all registers for the accumulators: inlined into
 // the cell's code it kept a third of them on the stack, at half the speed.
@@ -159,6 +163,7 @@ template <class S, int R, int J, int kStep>
 [[gnu::noinline]] static void multiply(ValueOf<S>* out, const S* const (&a)[R],
                                        const Right<S>& right, const ValueOf<S>* start, bool add,
                                        const S* ahead) {
+  static_assert(J <= 4 || R == 1);
   Sums<S, R, J> sums(start);
   sums.template add<kStep, (R > 1)>(a, right, ahead);
   sums.store(out, add);
@@ -191,7 +196,8 @@ static void for_tiles(const Tile& tile, int64_t rows) {
 }
 
 // What is done beside a product: called with the first row and the number of rows of each tile of
-// the last block of K, if there are several.
+// the last block of K, if there are several. A product of one block is over too soon for what is
+// brought closer meanwhile to pay: at H = 32 it cost 1 %.
 struct Nothing {
   LF_FN void operator()(int64_t, int64_t) const {}
 };
@@ -213,7 +219,8 @@ struct ProductTile {
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) a[r] = row_of(b + r) + k0 * kStep;
     if (beside) (*beside)(b, R);
-    // kTiles tiles bring the next block, those after them once more.
+    // kTiles tiles bring the next block, but for what is left of a block by kWordsPerLine; those
+    // after them once more.
     constexpr int64_t kLine = 64 / sizeof(S), kTiles = kWordRow<S> / kLine * kWordsPerLine;
     const S* const ahead =
         right.step == kWordRow<S>
@@ -255,56 +262,62 @@ static void multiply_row(ValueOf<S>* out, const S* row, const Right<S>& right,
   }
 }
 
-// out = a w^T, plus out if add, from a row-major matrix w [rows, K] that is not worth packing:
-// column l of vector j is the dot product with row j * vector_rows + l. Only the first lanes[j]
-// columns exist, of the first vector most; the others become some number or stay as they are. A
-// row of each vector at once: four chains of additions for each row of a, and four streams of
-// weights, each from its first row to its last. Four rows that follow each other are too short
-// for the prefetchers: a step took 1.35 times as long, and 1.7 times with the weights in no cache.
+// Four streams of rows of a row-major matrix: stream i has the rows i * apart on, rows[i] of them,
+// at most as many as the stream before.
+struct Streams {
+  int64_t apart;
+  int rows[4];
+};
+
+// out = a w^T, plus out if add, from a row-major matrix w [rows, K] that is not worth packing: row
+// l of stream i gives number i * outs + l. Where a stream has fewer than outs rows, the numbers of
+// the others become anything. A row of each stream at once: four chains of additions for each row
+// of a, and four streams of weights. Four rows that follow each other are too short for the
+// prefetchers: a step took a third longer, and with the weights in no cache two thirds.
 template <class S, int R>
 [[gnu::noinline]] static void multiply_rows(ValueOf<S>* out, const S* const (&a)[R], const S* w,
-                                            int64_t vector_rows, const int (&lanes)[4], int64_t K,
+                                            const Streams& streams, int64_t outs, int64_t K,
                                             bool add) {
   using V = VecOf<S>;
   using Words = WordsOf<S>;
   constexpr int kAtOnce = V::kWidth * kPair<S>;
   const int tail = int(K % kAtOnce);
-  for (int l = 0; l < lanes[0]; ++l) {
+  for (int l = 0; l < streams.rows[0]; ++l) {
     const S* rows[4];
     V dot[R][4];
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      rows[j] = w + (l < lanes[j] ? j * vector_rows + l : l) * K;
+    for (int i = 0; i < 4; ++i) {
+      rows[i] = w + (l < streams.rows[i] ? i * streams.apart + l : l) * K;
 #pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) dot[r][j] = V(0);
+      for (int r = 0; r < R; ++r) dot[r][i] = V(0);
     }
     for (int64_t k = 0; k < K - tail; k += kAtOnce) {
       Words x[R];
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) x[r] = Words::load(a[r] + k);
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const Words y = Words::load(rows[j] + k);
+      for (int i = 0; i < 4; ++i) {
+        const Words y = Words::load(rows[i] + k);
 #pragma GCC unroll 6
-        for (int r = 0; r < R; ++r) dot[r][j] = fma(x[r], y, dot[r][j]);
+        for (int r = 0; r < R; ++r) dot[r][i] = fma(x[r], y, dot[r][i]);
       }
     }
     if (tail)
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const Words y = Words::load(rows[j] + K - tail, tail);
+      for (int i = 0; i < 4; ++i) {
+        const Words y = Words::load(rows[i] + K - tail, tail);
 #pragma GCC unroll 6
         for (int r = 0; r < R; ++r)
-          dot[r][j] = fma(Words::load(a[r] + K - tail, tail), y, dot[r][j]);
+          dot[r][i] = fma(Words::load(a[r] + K - tail, tail), y, dot[r][i]);
       }
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       ValueOf<S> sum[4];
       sums(dot[r], sum);
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        auto& to = out[r * kPanel<S> + j * V::kWidth + l];
-        to = sum[j] + (add ? to : 0);
+      for (int i = 0; i < 4; ++i) {
+        auto& to = out[r * kPanel<S> + i * outs + l];
+        to = sum[i] + (add ? to : 0);
       }
     }
   }
@@ -315,23 +328,23 @@ struct PlainTile {
   ValueOf<S>* out;
   const RowOf& row_of;
   const S* w;
-  int64_t vector_rows, K;
-  const int (&lanes)[4];
+  const Streams& streams;
+  int64_t outs, K;
   bool add;
 
   template <int R>
   LF_FN void run(int64_t b) const {
     const S* a[R];
     for (int r = 0; r < R; ++r) a[r] = row_of(b + r);
-    multiply_rows<S, R>(out + b * kPanel<S>, a, w, vector_rows, lanes, K, add);
+    multiply_rows<S, R>(out + b * kPanel<S>, a, w, streams, outs, K, add);
   }
 };
 
 // multiply_rows for a strip.
 template <class S, class RowOf>
 static void multiply_plain(ValueOf<S>* out, int64_t rows, const RowOf& row_of, const S* w,
-                           int64_t vector_rows, const int (&lanes)[4], int64_t K, bool add) {
-  for_tiles(PlainTile<S, RowOf>{out, row_of, w, vector_rows, K, lanes, add}, rows);
+                           const Streams& streams, int64_t outs, int64_t K, bool add) {
+  for_tiles(PlainTile<S, RowOf>{out, row_of, w, streams, outs, K, add}, rows);
 }
 
 template <class S, class RowOf0, class RowOf1>

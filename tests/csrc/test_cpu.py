@@ -25,6 +25,13 @@ CPU_ROWS = [row for row in variants() if row.name.startswith(("cpu.", "torch."))
 # Enough work for every member of a team, at every thread count that the tests use.
 TEAM = Case("team", "a share for everybody", T=6, B=24, I=40, H=96)
 TEAM_PROJ = Case("team_proj", "two products a step", T=5, B=10, I=9, H=70, P=33, bidirectional=True)
+# 25 vectors of 8 and 13 of 16: an odd one is left of the pairs, whoever's share it is.
+TEAM_SINGLE = Case(
+    "team_single", "two panels at once, of several blocks of K", T=70, B=1, I=8, H=200
+)
+TEAM_SINGLE_PROJ = Case(
+    "team_single_proj", "the same, and words that lack a number", T=66, B=1, I=3, H=150, P=135
+)
 TEAM_CHUNKS = Case(
     "team_chunks", "gradients after every 256 rows", T=61, B=11, I=13, H=72, bidirectional=True
 )
@@ -41,7 +48,17 @@ TEAM_RAGGED = Case(
 
 
 @pytest.mark.parametrize(
-    "case", [TEAM, TEAM_PROJ, TEAM_RAGGED, TEAM_CHUNKS, cases.WIDE, cases.BATCH_1]
+    "case",
+    [
+        TEAM,
+        TEAM_PROJ,
+        TEAM_RAGGED,
+        TEAM_CHUNKS,
+        TEAM_SINGLE,
+        TEAM_SINGLE_PROJ,
+        cases.WIDE,
+        cases.BATCH_1,
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_number_of_threads(
@@ -65,7 +82,10 @@ def test_same_bits_with_the_same_threads(
             assert torch.equal(t, other[name]), name
 
 
-@pytest.mark.parametrize("case", [TEAM, TEAM_PROJ, TEAM_RAGGED, TEAM_CHUNKS, cases.WIDE])
+@pytest.mark.parametrize(
+    "case",
+    [TEAM, TEAM_PROJ, TEAM_RAGGED, TEAM_CHUNKS, TEAM_SINGLE, TEAM_SINGLE_PROJ, cases.WIDE],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_our_sums_do_not_depend_on_the_team(
     variant: Forced, case: Case, dtype: torch.dtype
