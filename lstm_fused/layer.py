@@ -197,13 +197,13 @@ def _kernel(
     # Every dtype with a code is taken by some kernel of a CPU: the op chooses the fastest.
     if name is None and x.device.type == "cpu" and x.dtype in ops.DTYPE_CODES and ops.available():
         return dispatch.AUTOMATIC
-    chosen = _choose(x, weights, batch_sizes)
-    if chosen == dispatch.NATIVE and name is None and transforms_active:
+    found = chosen(x, weights, batch_sizes)
+    if found == dispatch.NATIVE and name is None and transforms_active:
         return dispatch.COMPOSITE  # torch's own LSTM knows no transforms
-    if chosen in (dispatch.COMPOSITE, dispatch.NATIVE):
-        return chosen
+    if found in (dispatch.COMPOSITE, dispatch.NATIVE):
+        return found
     ops.available()
-    return dispatch.KERNELS.index(chosen) + _precision(x)
+    return dispatch.KERNELS.index(found) + _precision(x)
 
 
 def _precision(x: Tensor) -> int:
@@ -217,10 +217,11 @@ def runs_natively(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor |
         return False
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return False
-    return _choose(x, weights, batch_sizes) == dispatch.NATIVE
+    return chosen(x, weights, batch_sizes) == dispatch.NATIVE
 
 
-def _choose(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) -> str:
+def chosen(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) -> str:
+    """The name of the variant that runs this layer. Raises Refused if the forced one refuses."""
     _, weight_hh, _, _, weight_hr = weights[0]
     fixed = (
         weight_hh.shape[0] // 4,

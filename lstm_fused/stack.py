@@ -17,10 +17,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lstm_fused import native
 from lstm_fused.composite import Direction
-from lstm_fused.layer import layer, runs_natively
+from lstm_fused.layer import chosen, layer, runs_natively
 
 _steps: contextvars.ContextVar[int] = contextvars.ContextVar("lstm_fused.wavefront", default=0)
 
@@ -30,11 +31,15 @@ def wavefront(steps: int) -> Iterator[None]:
     """Within the block, in this thread: run stacks of layers on CUDA in chunks of `steps` steps,
     each layer on a stream of its own.
 
-    Numbers are those of whole layers but for rounding: in 16 bits c is rounded where a chunk ends.
-    Dropout draws a mask for each chunk, so other masks for the same seed. Whatever has one layer,
-    two directions, or no more than `steps` steps runs as always, and so do torch's own LSTM,
-    torch.compile and torch.func. A call of a layer costs the host some 50 us and now comes once a
-    chunk: short steps want long chunks, or a CUDA graph, which takes the streams along.
+    Numbers are those of whole layers but for rounding: in 16 bits states and their gradients are
+    rounded where a chunk ends, and so is each chunk's share of a weight's gradient. Dropout draws
+    a mask for each chunk, so other masks for the same seed. As always run: what has one layer, two
+    directions, or no more than `steps` steps; torch's own LSTM, torch.compile, torch.func and
+    forward mode; and cuda.grid, whose launches on a device wait for each other.
+
+    A chunk of a layer costs the host a call: short steps want long chunks, or a CUDA graph, which
+    takes the streams along, and keeps what they exchange for as long as it lives. A function for
+    torch.utils.checkpoint must enter the block itself: it runs again in another thread.
 
     steps  at least 1. Raises TypeError or ValueError for another.
     """
@@ -67,7 +72,7 @@ def run(
         return layer(x, h0, c0, layers[0], batch_sizes)
     if runs_natively(x, layers[0], batch_sizes):
         return native.stack(x, h0, c0, layers, dropout, batch_sizes)
-    if _in_chunks(x, layers, batch_sizes):
+    if _wants_chunks(x, layers, batch_sizes):
         return in_chunks(x, hx, layers, dropout, batch_sizes, _steps.get())
     h_n, c_n = [], []
     for index, weights in enumerate(layers):
@@ -81,14 +86,18 @@ def run(
     return x, torch.cat(h_n), torch.cat(c_n)
 
 
-def _in_chunks(
+def _wants_chunks(
     x: Tensor, layers: Sequence[Sequence[Direction]], batch_sizes: Tensor | None
 ) -> bool:
     if torch.compiler.is_compiling() or not x.is_cuda or len(layers[0]) == 2:
         return False
-    if torch._C._are_functorch_transforms_active():
+    if not 0 < _steps.get() < (x if batch_sizes is None else batch_sizes).shape[0]:
         return False
-    return 0 < _steps.get() < (x if batch_sizes is None else batch_sizes).shape[0]
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    # Its blocks wait for each other. So a launch waits for the one before it, whatever its stream
+    # (csrc/cuda/lstm_fused/dev.cuh), and no graph may hold two side by side.
+    return chosen(x, layers[0], batch_sizes) != "cuda.grid"
 
 
 class Lane:
@@ -104,9 +113,9 @@ class Lane:
             self._entered.enter_context(torch.cuda.stream(self.stream))
 
     def __exit__(self, *_: object) -> None:
-        if self.stream is not None:
-            self._done = self.stream.record_event()
-        self._entered.close()
+        with self._entered:
+            if self.stream is not None:
+                self._done = self.stream.record_event()
 
     def after(self, other: Lane) -> None:
         """Wait for what `other` has been given until now."""
@@ -186,10 +195,14 @@ def in_chunks(
                 if dropout and index:
                     given = F.dropout(given, dropout)
                 y, h_n, c_n = layer(given, h[index], c[index], layers[index], chunk.batch_sizes)
-            rows = chunk.going_on
-            if rows < h_n.shape[1] or chunk is chunks[-1]:
-                ended[index].append((h_n[:, rows:], c_n[:, rows:]))
-            h[index], c[index] = h_n[:, :rows], c_n[:, :rows]
+                # On the lane as well: backward runs each of these nodes on its stream.
+                if chunk is chunks[-1]:
+                    ended[index].append((h_n, c_n))
+                elif chunk.going_on < h_n.shape[1]:
+                    rows = chunk.going_on
+                    ended[index].append((h_n[:, rows:], c_n[:, rows:]))
+                    h_n, c_n = h_n[:, :rows], c_n[:, :rows]
+            h[index], c[index] = h_n, c_n
             if index + 1 < count:
                 below[index + 1] = y
             else:

@@ -13,10 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import lstm_fused
-from lstm_fused import stack
 from tests import cases
-from tests.cases import Case, by_functional, by_layer, by_torch, problem, run, run_both
+from tests.cases import Case, by_layer, by_torch, problem, run
 from tests.close import assert_no_worse
 from tests.conftest import Forced
 
@@ -212,67 +210,6 @@ def test_two_streams_at_once(variant: Forced, case: Case, dtype: torch.dtype) ->
     for number, results in enumerate(got):
         for result in results:
             assert_same_bits(result, want[number], f"stream {number}")
-
-
-# Stacks in chunks, a stream for each layer
-
-DEEP = Case("gpu_deep", "three layers at once", T=23, B=5, I=16, H=40, L=3)
-DEEP_RAGGED = Case(
-    "gpu_deep_ragged",
-    "sequences end within chunks",
-    T=12,
-    B=5,
-    I=16,
-    H=40,
-    L=3,
-    lengths=(12, 11, 7, 7, 2),
-)
-deep = pytest.mark.parametrize("case", [DEEP, DEEP_RAGGED])
-
-
-class DeepJob(Job):
-    """A case of several layers, with the wavefront that is in force."""
-
-    layers = staticmethod(by_functional)
-
-
-@deep
-@pytest.mark.parametrize("steps", [1, 4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_wavefront_gives_what_whole_layers_give(
-    variant: Forced, case: Case, steps: int, dtype: torch.dtype
-) -> None:
-    with lstm_fused.wavefront(steps):
-        run_both(case, dtype, by_functional, device=variant.device).check()
-
-
-@deep
-def test_a_wavefront_gives_the_same_bits_behind_slow_streams(variant: Forced, case: Case) -> None:
-    """Each layer's stream is held up in turn: nothing may be read before it is there."""
-    job = DeepJob(case, torch.float32, variant.device)
-    with lstm_fused.wavefront(4):
-        want = kept(job.run())
-        lanes = stack._lanes(job.x, case.L)
-        for slow in lanes:
-            assert slow.stream is not None
-            with torch.cuda.stream(slow.stream):
-                torch.cuda._sleep(NAP)
-            assert_same_bits(job.run(), want, "with a layer held up")
-
-
-@deep
-def test_a_graph_takes_the_streams_of_a_wavefront_along(variant: Forced, case: Case) -> None:
-    job = DeepJob(case, torch.float32, variant.device)
-    with lstm_fused.wavefront(4):
-        replay, results = captured(job)
-        for factor in (1.0, -0.5):
-            scale(job, factor)
-            want = kept(job.run())
-            for t in results.values():
-                t.fill_(float("nan"))
-            replay()
-            torch.cuda.synchronize()
-            assert_same_bits(results, want, f"replayed after x was scaled by {factor}")
 
 
 # Graphs

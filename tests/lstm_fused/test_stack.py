@@ -15,7 +15,18 @@ from torch import Tensor
 
 import lstm_fused
 from lstm_fused import stack
-from tests.cases import EMPTY, Case, Ours, Params, State, directions, problem, run, run_both
+from tests.cases import (
+    EMPTY,
+    Case,
+    Ours,
+    Params,
+    State,
+    by_functional,
+    directions,
+    problem,
+    run,
+    run_both,
+)
 
 DEEP = Case("chunks", "three layers at once", T=11, B=3, I=4, H=6, L=3)
 RAGGED = Case(
@@ -131,6 +142,8 @@ class Watch:
                 f"lane {lane.number} reads what it did not wait for lane {maker} to make"
             )
             assert maker == lane.number or storage(t) in lane.kept
+        above = [number for number in lane.seen if number > lane.number]
+        assert not above, f"lane {lane.number} waited for lanes {above}, which it does not read"
         if lane.number:
             self.below.append((lane.seen[lane.number - 1], self.made[storage(x)][1]))
         results = self._layer(x, h0, c0, weights, sizes)
@@ -164,8 +177,14 @@ def test_the_caller_waits_for_all(watch: Watch, case: Case) -> None:
     for lane in watch.lanes[1:]:
         assert home.seen[lane.number] == lane.time
     read = [results[0] for lane, results in watch.results if lane == case.L - 1]
+    sizes = case.batch_sizes
     for number in range(1, case.L):
-        read += [results for lane, results in watch.results if lane == number][-1][1:]
+        # The last chunk's states, and of others those after which sequences have ended.
+        states = [results[1:] for lane, results in watch.results if lane == number]
+        for place, pair in enumerate(states):
+            last = place + 1 == len(states)
+            if last or (sizes is not None and sizes[2 * place] > sizes[2 * place + 2]):
+                read += pair
     assert {storage(t) for t in read} <= home.kept
 
 
@@ -189,6 +208,7 @@ def test_dropout_is_on_what_all_but_the_last_put_out(monkeypatch: pytest.MonkeyP
         return stack.in_chunks(given.x, given.hx, layers, 0.5, None, 4)[0]
 
     first = once()
+    assert torch.equal(first, torch.cat([y for i, _, y in seen if i == 2]))
     assert torch.equal(first, once())
     for index in (1, 2):
         put_out = torch.cat([y for i, _, y in seen if i == index - 1])
@@ -211,6 +231,20 @@ def test_dropout_is_on_what_all_but_the_last_put_out(monkeypatch: pytest.MonkeyP
 def test_steps_are_checked(steps: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words), lstm_fused.wavefront(steps):  # type: ignore[arg-type]
         raise AssertionError("entered")
+
+
+@pytest.mark.parametrize("case", [DEEP, RAGGED])
+def test_functional_hands_stacks_over(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    """As on a GPU, where this is the rule: states, dropout and batch_sizes come along."""
+    monkeypatch.setattr(stack, "_wants_chunks", lambda *_: stack._steps.get() > 0)
+    calls = []
+    original = stack.in_chunks
+    monkeypatch.setattr(stack, "in_chunks", lambda *args: calls.append(args[3:]) or original(*args))
+    with lstm_fused.wavefront(4):
+        run_both(case, torch.float32, by_functional).check()
+        lstm_fused.LSTM(3, 4, num_layers=2, dropout=0.25)(torch.randn(9, 2, 3))
+    assert [(args[0], args[2]) for args in calls] == [(0.0, 4), (0.25, 4)]
+    assert (calls[0][1] is None) == (case.lengths is None)
 
 
 def test_a_cpu_runs_whole_layers(monkeypatch: pytest.MonkeyPatch) -> None:
