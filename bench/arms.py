@@ -22,7 +22,7 @@ from bench.timing import CpuRunner, CudaRunner, Runner, Settings
 from bench.work import Work
 from lstm_fused.dispatch import choose
 
-# Steps of a chunk: at 1 us a step some twice what the host takes for a call.
+# Steps of a chunk.
 WAVEFRONT = 100
 
 
@@ -131,7 +131,7 @@ def _ours(name: str, precision: str | None = None) -> Settings:
     return settings
 
 
-def _in_chunks(name: str) -> Settings:
+def _wavefront(name: str) -> Settings:
     @contextmanager
     def settings() -> Iterator[None]:
         with lstm_fused.variant(name), lstm_fused.wavefront(WAVEFRONT):
@@ -172,7 +172,7 @@ def _cuda() -> list[Arm]:
             full = f"{name}.{p}"
             arms.append(Arm(full, "ours", _ours(name, p), ("float32",), precision=p, variant=name))
         chunks = f"{name}.wavefront"
-        arms.append(Arm(chunks, "ours", _in_chunks(name), half[:2], variant=name, wavefront=True))
+        arms.append(Arm(chunks, "ours", _wavefront(name), half[:2], variant=name, wavefront=True))
     return arms
 
 

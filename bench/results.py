@@ -46,7 +46,8 @@ class Row:
             return self.stamp["device"]
         threads = self.data["threads"]
         known = [name for flag, name in VECTORS.items() if flag in self.stamp["cpu_flags"]]
-        vectors = f" ({known[0]})" if known else ""
+        limited = self.stamp["device"] != self.stamp["cpu"]
+        vectors = f" ({known[0]})" if known and not limited else ""
         return f"{self.stamp['device']}{vectors}, {threads} thread{'' if threads == 1 else 's'}"
 
 

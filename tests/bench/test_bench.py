@@ -323,7 +323,10 @@ def test_sources_of_a_cpu_are_all_but_the_kernels_for_gpus(
 def test_cpus_of_one_name_are_told_apart_by_their_vectors(result_file: Path) -> None:
     row = results.read([result_file])[0]
     wide, narrow = (
-        results.Row(row.stamp | {"device": "CPU", "cpu_flags": flags}, row.data | {"threads": 1})
+        results.Row(
+            row.stamp | {"device": "CPU", "cpu": "CPU", "cpu_flags": flags},
+            row.data | {"threads": 1},
+        )
         for flags in (["avx", "avx2", "avx512f"], ["avx", "avx2"])
     )
     assert (wide.where, narrow.where) == ("CPU (AVX-512), 1 thread", "CPU (AVX2), 1 thread")
