@@ -7,6 +7,7 @@ what fails here says nothing against a kernel.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,19 +17,13 @@ from lstm_fused import stack
 from lstm_fused.dispatch import Refused
 from tests.cases import Case, by_functional, run_both
 from tests.csrc.test_gpu import NAP, Job, assert_same_bits, captured, kept, scale
+from tests.lstm_fused import test_stack
 
 pytestmark = pytest.mark.gpu
 
-DEEP = Case("gpu_deep", "three layers at once", T=23, B=5, I=16, H=40, L=3)
-RAGGED = Case(
-    "gpu_deep_ragged",
-    "sequences end within chunks",
-    T=12,
-    B=5,
-    I=16,
-    H=40,
-    L=3,
-    lengths=(12, 11, 7, 7, 2),
+DEEP, RAGGED = (
+    replace(case, name=f"gpu_{case.name}", I=16, H=40)
+    for case in (test_stack.DEEP, test_stack.RAGGED)
 )
 cases = pytest.mark.parametrize("case", [DEEP, RAGGED])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -44,9 +39,9 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def chunked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The steps of every stack that ran in chunks; a test in which none did has shown nothing."""
+@pytest.fixture
+def chunked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps of every stack that ran in chunks."""
     calls: list[int] = []
     original = stack.in_chunks
 
@@ -55,8 +50,7 @@ def chunked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return original(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(stack, "in_chunks", noted)
-    yield calls
-    assert calls
+    return calls
 
 
 class DeepJob(Job):
@@ -65,31 +59,39 @@ class DeepJob(Job):
     layers = staticmethod(by_functional)
 
 
-def job_of(case: Case, dtype: torch.dtype, grad: bool = True) -> tuple[DeepJob, dict]:
+def job_of(
+    chunked: list[int], case: Case, dtype: torch.dtype, grad: bool = True
+) -> tuple[DeepJob, dict]:
     """A job with its results in chunks; skips where the kernel refuses the dtype."""
     job = DeepJob(case, dtype, "cuda", grad)
     try:
-        return job, kept(job.run())
+        results = kept(job.run())
     except Refused as refusal:
         pytest.skip(str(refusal))
+    assert chunked, "the layers ran whole, which shows nothing"
+    return job, results
 
 
 @cases
 @dtypes
 @pytest.mark.parametrize("steps", [1, 4])
-def test_chunks_give_what_whole_layers_give(case: Case, dtype: torch.dtype, steps: int) -> None:
+def test_chunks_give_what_whole_layers_give(
+    chunked: list[int], case: Case, dtype: torch.dtype, steps: int
+) -> None:
     with lstm_fused.wavefront(steps):
-        job_of(case, dtype)
+        job_of(chunked, case, dtype)
         run_both(case, dtype, by_functional, device="cuda").check()
 
 
 @cases
 @dtypes
 @pytest.mark.parametrize("grad", [True, False])
-def test_a_layer_held_up_changes_no_bit(case: Case, dtype: torch.dtype, grad: bool) -> None:
+def test_a_layer_held_up_changes_no_bit(
+    chunked: list[int], case: Case, dtype: torch.dtype, grad: bool
+) -> None:
     """Nothing may be read before it is there, nor written over while it is read."""
     with lstm_fused.wavefront(4):
-        job, want = job_of(case, dtype, grad)
+        job, want = job_of(chunked, case, dtype, grad)
         for slow in stack._lanes(job.x, case.L):
             assert slow.stream is not None
             with torch.cuda.stream(slow.stream):
@@ -99,9 +101,11 @@ def test_a_layer_held_up_changes_no_bit(case: Case, dtype: torch.dtype, grad: bo
 
 @cases
 @dtypes
-def test_a_graph_takes_the_streams_along(case: Case, dtype: torch.dtype) -> None:
+def test_a_graph_takes_the_streams_along(
+    chunked: list[int], case: Case, dtype: torch.dtype
+) -> None:
     with lstm_fused.wavefront(4):
-        job, _ = job_of(case, dtype)
+        job, _ = job_of(chunked, case, dtype)
         replay, results = captured(job)
         for factor in (1.0, -0.5):
             scale(job, factor)
@@ -113,10 +117,10 @@ def test_a_graph_takes_the_streams_along(case: Case, dtype: torch.dtype) -> None
             assert_same_bits(results, want, f"replayed after x was scaled by {factor}")
 
 
-def test_layers_are_at_work_at_once() -> None:
+def test_layers_are_at_work_at_once(chunked: list[int]) -> None:
     """While the first layer naps in its second chunk, the second layer does its first."""
     with lstm_fused.wavefront(4):
-        job, _ = job_of(DEEP, torch.bfloat16, grad=False)
+        job, _ = job_of(chunked, DEEP, torch.bfloat16, grad=False)
         lanes = stack._lanes(job.x, DEEP.L)
         ends = []
         original = stack.layer

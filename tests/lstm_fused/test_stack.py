@@ -1,7 +1,8 @@
 """Stacks of layers in chunks of time: the numbers, and who waits for whom.
 
-Streams are only on a GPU (tests/csrc/test_gpu.py). Here lanes are watched that keep vector clocks:
-a lane knows what it has waited for, and a layer may read only what its lane knows to be done.
+Streams are only on a GPU (tests/csrc/test_gpu_wavefront.py). Here lanes are watched that keep
+vector clocks: a lane knows what it has waited for, and a layer may read only what its lane knows to
+be done.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from tests.cases import (
     Case,
     Ours,
     Params,
-    State,
     by_functional,
     directions,
     problem,
@@ -54,16 +54,9 @@ def layers_of(case: Case, params: dict[str, Tensor]) -> list[list[tuple]]:
 
 
 def by_chunks(steps: int) -> Ours:
-    def ours(
-        case: Case,
-        params: dict[str, Tensor],
-        x: Tensor,
-        hx: State | None,
-        batch_sizes: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return stack.in_chunks(x, hx, layers_of(case, params), 0.0, batch_sizes, steps)
-
-    return ours
+    return lambda case, params, x, hx, batch_sizes: stack.in_chunks(
+        x, hx, layers_of(case, params), 0.0, batch_sizes, steps
+    )
 
 
 @cases
