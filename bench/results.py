@@ -40,14 +40,18 @@ class Row:
         return self.stamp["capability"] is None
 
     @property
+    def limited(self) -> bool:
+        """Whether a CPU stood for an older one (isa.py)."""
+        return self.on_cpu and self.stamp["device"] != self.stamp["cpu"]
+
+    @property
     def where(self) -> str:
         """Device, or CPU with its widest vectors, as two may have one name, and threads."""
         if not self.on_cpu:
             return self.stamp["device"]
         threads = self.data["threads"]
         known = [name for flag, name in VECTORS.items() if flag in self.stamp["cpu_flags"]]
-        limited = self.stamp["device"] != self.stamp["cpu"]
-        vectors = f" ({known[0]})" if known and not limited else ""
+        vectors = f" ({known[0]})" if known and not self.limited else ""
         return f"{self.stamp['device']}{vectors}, {threads} thread{'' if threads == 1 else 's'}"
 
 

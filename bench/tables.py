@@ -34,8 +34,7 @@ def shown(rows: Iterable[Row]) -> list[Row]:
 def _is_shown(row: Row) -> bool:
     if not row.on_cpu:
         return row.case["group"] in GPU_GROUPS
-    limited = row.stamp["device"] != row.stamp["cpu"]
-    return row.case["group"] in CPU_GROUPS and row.data["threads"] == 1 and not limited
+    return row.case["group"] in CPU_GROUPS and row.data["threads"] == 1 and not row.limited
 
 
 def block(folder: Path, staleness: Staleness) -> str:
