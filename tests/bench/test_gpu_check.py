@@ -223,7 +223,8 @@ def test_only_what_needs_a_gpu_is_marked_so() -> None:
     assert {tests.variant_of(line) for line in ids} >= {
         row.name for row in dispatch.variants() if row.device == "cuda"
     }
-    assert all("@cuda" in line for line in ids)
+    # A wavefront's ids name no kernel: its failure says nothing against one.
+    assert all("@cuda" in line or "/test_gpu_wavefront.py::" in line for line in ids)
 
 
 def test_results_of_tests_are_counted_by_variant(tmp_path: Path) -> None:
