@@ -114,9 +114,9 @@ struct Gates {
       multiply_plain(out, rows, input_of, s.w_ih + unit * s.I, gates, V::kWidth, s.I, true);
       return;
     }
-    const Right<S> w_hh{gate_panel<S>(s.w_hh, unit, s.P), s.P, kWordRow<S>,
-                        kPanel<S> * padded<S>(s.P)};
-    const Right<S> w_ih{gate_panel<S>(s.w_ih, unit, s.I), s.I};
+    const bool far = is_far<S>(4 * s.H * (s.P + (s.projected ? 0 : s.I)));
+    const Right<S> w_hh{gate_panel<S>(s.w_hh, unit, s.P), s.P, kWordRow<S>, far};
+    const Right<S> w_ih{gate_panel<S>(s.w_ih, unit, s.I), s.I, kWordRow<S>, far};
     if (s.projected) {
       if (panels == 2)
         multiply_row<S>(out, state_of(0), w_hh, bias);

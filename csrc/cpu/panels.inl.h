@@ -121,7 +121,7 @@ struct Columns {
   Right<S> from(int64_t column) const {
     const int64_t first = first_packed();
     if (column < first) return {w + column, K, n};
-    return {panels + (column - first) * padded<S>(K), K};
+    return {panels + (column - first) * padded<S>(K), K, kWordRow<S>, is_far<S>(K * n)};
   }
 };
 

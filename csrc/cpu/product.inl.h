@@ -26,14 +26,6 @@ constexpr int64_t kWordRow = kPanel<S> * kPair<S>;
 // read half as many bytes per product) while the rows of a strip pass by.
 constexpr int64_t kChain = 128;
 
-// Words of a product for which a tile brings one line of the next block closer. With 16 registers a
-// word takes 6 cycles: a line for each filled the queue of misses, and backward took a tenth
-// longer. With 32 it takes 12 to 24.
-constexpr int kWordsPerLine = LF_VECTOR_REGISTERS == 32 ? 1 : 4;
-// What a loop over such lines has of them, so that its body is four words.
-constexpr int kUnrolled = 4 / kWordsPerLine;
-static_assert(kUnrolled * kWordsPerLine == 4);
-
 // What products leave for the code around them: up to so many rows of four vectors, in L1.
 constexpr int64_t kStripRows = 66;
 static_assert(kStripRows % kTileRows == 0);
@@ -51,15 +43,23 @@ struct RowsAt {
   LF_FN const S* operator()(int64_t r) const { return first + r * stride; }
 };
 
-// The right side of a product: word k of K is the first vectors at b + k * step. Where a product
-// takes two panels, the second lies `apart` numbers behind.
+// The right side of a product: word k of K is the first vectors at b + k * step. far: the caches do
+// not hold what it is a part of. Where a product takes two panels, the second lies `apart` numbers
+// behind.
 template <class S>
 struct Right {
   const S* b;
   int64_t K;
   int64_t step = kWordRow<S>;
+  bool far = false;
   int64_t apart = 0;
 };
+
+// Is a matrix of so many numbers, read once a step, far? Half of an L3 cache of 32 MiB.
+template <class S>
+constexpr bool is_far(int64_t numbers) {
+  return numbers * int64_t(sizeof(S)) >= 16 << 20;
+}
 
 // K in blocks of as many words as a chain takes in, about equally long; one even if K is 0.
 template <class S>
@@ -73,10 +73,27 @@ struct Blocks {
   }
   LF_FN Right<S> of(const Right<S>& right, int64_t block) const {
     const int64_t first = block * size, left = right.K - first;
-    return {right.b + first / kPair<S> * right.step, left < size ? left : size, right.step,
-            right.apart};
+    Right<S> of = right;
+    of.b += first / kPair<S> * right.step;
+    of.K = left < size ? left : size;
+    return of;
   }
 };
+
+// Lines of the next block of a panel that a tile brings closer with every four words, a power of
+// two: all tiles of a strip bring the whole block, as slowly as that goes. With 16 registers a word
+// takes 6 cycles: four lines for each tile filled the queue of misses, and backward with many rows
+// took a tenth longer; too few with few rows cost as much. With 32 registers it takes 12 to 24.
+// Eight cost 3 % where the caches hold the weights, and win up to a quarter where they do not.
+constexpr int kFewestLines = LF_VECTOR_REGISTERS == 32 ? 4 : 1, kMostLines = 8;
+template <class S>
+constexpr int kBlockLines = kWordRow<S> * sizeof(S) / 16;
+template <class S>
+LF_FN int64_t lines_ahead(int64_t rows, bool far) {
+  const int64_t tiles = rows < kTileRows ? 1 : rows / kTileRows;
+  const int64_t wanted = ceil_div(kBlockLines<S>, tiles), most = far ? kMostLines : 4;
+  return wanted < most ? wanted : most;
+}
 
 template <class S>
 alignas(64) static constexpr ValueOf<S> kZeroPanels[2 * kPanel<S>] = {};
@@ -104,41 +121,47 @@ struct Sums {
     }
   }
 
-  // at += a b; word k of row r of a is at a[r] + k * kStep words. Meanwhile brings a line per
-  // kWordsPerLine words from `ahead` on closer, if there is one.
-  template <int kStep, bool kAhead>
+  LF_FN void add_word(const S* const (&rows)[R], int64_t from, const S* b, int64_t apart) {
+    WordsOf<S> x[R];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) x[r] = Stored<S>::broadcast(rows[r] + from);
+    add(x, b, apart);
+  }
+
+  // at += a b; word k of row r of a is at a[r] + k * kStep words. Meanwhile brings kLines lines per
+  // four words from `ahead` on closer.
+  //
+  // Four words in one body only where they share a line: there GCC read the weights of two rows
+  // twice. The loop over single words it unrolls as late as it takes to do that well.
+  template <int kStep, int kLines>
   LF_FN void add(const S* const (&a)[R], const Right<S>& right, const S* ahead) {
+    constexpr int64_t kApart = kStep * kPair<S>, kLine = 64 / sizeof(S);
     const S* b = right.b;
     const S* rows[R];
-    WordsOf<S> x[R];
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) rows[r] = a[r];
     const int64_t all = right.K / kPair<S>;
     int64_t k = 0;
-#pragma GCC unroll kUnrolled
-    for (; k + kWordsPerLine <= all; k += kWordsPerLine) {
-      if constexpr (kAhead) {
-        __builtin_prefetch(ahead);
-        ahead += 64 / sizeof(S);
+    if constexpr (kLines == 1 || kLines == 2)
+      for (; k + 4 <= all; k += 4, ahead += kLines * kLine) {
+#pragma GCC unroll 4
+        for (int word = 0; word < 4; ++word, b += right.step) {
+          if (word < kLines) __builtin_prefetch(ahead + word * kLine);
+          add_word(rows, (k + word) * kApart, b, right.apart);
+        }
       }
 #pragma GCC unroll 4
-      for (int word = 0; word < kWordsPerLine; ++word, b += right.step) {
-#pragma GCC unroll 6
-        for (int r = 0; r < R; ++r)
-          x[r] = Stored<S>::broadcast(rows[r] + (k + word) * kStep * kPair<S>);
-        add(x, b, right.apart);
-      }
-    }
     for (; k < all; ++k, b += right.step) {
-#pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) x[r] = Stored<S>::broadcast(rows[r] + k * kStep * kPair<S>);
-      add(x, b, right.apart);
+      if constexpr (kLines >= 4) __builtin_prefetch(ahead);
+      if constexpr (kLines == 8) __builtin_prefetch(ahead + kLine);
+      ahead += kLines / 4 * kLine;
+      add_word(rows, k * kApart, b, right.apart);
     }
     if constexpr (kPair<S> > 1)
       if (right.K % kPair<S>) {
+        WordsOf<S> x[R];
 #pragma GCC unroll 6
-        for (int r = 0; r < R; ++r)
-          x[r] = Stored<S>::broadcast_first(rows[r] + k * kStep * kPair<S>);
+        for (int r = 0; r < R; ++r) x[r] = Stored<S>::broadcast_first(rows[r] + k * kApart);
         add(x, b, right.apart);
       }
   }
@@ -159,13 +182,13 @@ struct Sums {
 //
 // A function of its own, so that the compiler has all registers for the accumulators: inlined into
 // the cell's code it kept a third of them on the stack, at half the speed.
-template <class S, int R, int J, int kStep>
+template <class S, int R, int J, int kStep, int kLines>
 [[gnu::noinline]] static void multiply(ValueOf<S>* out, const S* const (&a)[R],
                                        const Right<S>& right, const ValueOf<S>* start, bool add,
                                        const S* ahead) {
   static_assert(J <= 4 || R == 1);
   Sums<S, R, J> sums(start);
-  sums.template add<kStep, (R > 1)>(a, right, ahead);
+  sums.template add<kStep, kLines>(a, right, ahead);
   sums.store(out, add);
 }
 
@@ -175,8 +198,8 @@ template <class S, int R>
                                             const Right<S>& right0, const S* const (&a1)[R],
                                             const Right<S>& right1, const ValueOf<S>* start) {
   Sums<S, R, 4> sums(start);
-  sums.template add<1, false>(a0, right0, nullptr);
-  sums.template add<1, false>(a1, right1, nullptr);
+  sums.template add<1, 0>(a0, right0, nullptr);
+  sums.template add<1, 0>(a1, right1, nullptr);
   sums.store(out, false);
 }
 
@@ -212,6 +235,7 @@ struct ProductTile {
   int64_t k0;
   const S* next;         // the block of the right side that comes next
   const Beside* beside;  // nullptr: not now
+  int64_t lines;         // lines_ahead
 
   template <int R>
   LF_FN void run(int64_t b) const {
@@ -219,14 +243,27 @@ struct ProductTile {
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) a[r] = row_of(b + r) + k0 * kStep;
     if (beside) (*beside)(b, R);
-    // kTiles tiles bring the next block, but for what is left of a block by kWordsPerLine; those
-    // after them once more.
-    constexpr int64_t kLine = 64 / sizeof(S), kTiles = kWordRow<S> / kLine * kWordsPerLine;
-    const S* const ahead =
-        right.step == kWordRow<S>
-            ? next + b / kTileRows % kTiles * (words<S>(right.K) / kWordsPerLine) * kLine
-            : a[0];
-    multiply<S, R, J, kStep>(out + b * kPanel<S>, a, right, start, add, ahead);
+    run<(kStep == 1 ? kMostLines : 4)>(out + b * kPanel<S>, a,
+                                       b / kTileRows);  // nothing else is far
+  }
+
+ private:
+  // The rows left over bring at least four: a tile of theirs is soon done.
+  template <int kLines, int R>
+  LF_FN void run(ValueOf<S>* to, const S* const (&a)[R], int64_t tile) const {
+    constexpr int kFewest = R == kTileRows ? kFewestLines : 4;
+    if constexpr (R == 1) {
+      multiply<S, R, J, kStep, 0>(to, a, right, start, add, nullptr);
+    } else if (kLines > kFewest && lines <= kLines / 2) {
+      run<(kLines > kFewest ? kLines / 2 : kFewest)>(to, a, tile);
+    } else {
+      // kTiles tiles bring the next block, but for what is left of a block by four words; those
+      // after them once more.
+      constexpr int64_t kTiles = (kBlockLines<S> + kLines - 1) / kLines;
+      const int64_t first = tile % kTiles * (words<S>(right.K) / 4 * kLines) * (64 / sizeof(S));
+      multiply<S, R, J, kStep, kLines>(to, a, right, start, add,
+                                       right.step == kWordRow<S> ? next + first : a[0]);
+    }
   }
 };
 
@@ -240,12 +277,12 @@ static void multiply_strip(ValueOf<S>* out, int64_t rows, const RowOf& row_of,
   for (int64_t block = 0; block < blocks.count; ++block) {
     const bool first = block == 0, last = block + 1 == blocks.count;
     const Right<S> now = blocks.of(right, block);
-    for_tiles(ProductTile<S, J, kStep, RowOf, Beside>{out, row_of, now,
-                                                      start && first ? start : kZeroPanels<S>,
-                                                      add || !first, block * blocks.size,
-                                                      now.b + words<S>(blocks.size) * right.step,
-                                                      last && !first ? &beside : nullptr},
-              rows);
+    for_tiles(
+        ProductTile<S, J, kStep, RowOf, Beside>{
+            out, row_of, now, start && first ? start : kZeroPanels<S>, add || !first,
+            block * blocks.size, now.b + words<S>(blocks.size) * right.step,
+            last && !first ? &beside : nullptr, lines_ahead<S>(rows, right.far)},
+        rows);
   }
 }
 
@@ -255,10 +292,12 @@ template <class S>
 static void multiply_row(ValueOf<S>* out, const S* row, const Right<S>& right,
                          const ValueOf<S>* start) {
   const Blocks<S> blocks(right.K);
+  Right<S> both = right;
+  both.apart = kPanel<S> * padded<S>(right.K);
   for (int64_t block = 0; block < blocks.count; ++block) {
     const S* const a[1] = {row + block * blocks.size};
-    multiply<S, 1, 8, 1>(out, a, blocks.of(right, block), block ? kZeroPanels<S> : start, block > 0,
-                         nullptr);
+    multiply<S, 1, 8, 1, 0>(out, a, blocks.of(both, block), block ? kZeroPanels<S> : start,
+                            block > 0, nullptr);
   }
 }
 
