@@ -30,7 +30,7 @@ AUTOMATIC = -1
 ABOUT = {
     "cuda.decode": "one time step of up to 16 sequences in one launch, in eager mode; fp16, bf16, "
     "fp32",
-    "cuda.block": "a whole sequence in one block, weights on the chip: H to 192 in fp16 and bf16, "
+    "cuda.block": "a whole sequence in one block, weights on the chip: H to 160 in fp16 and bf16, "
     "to 128 in tf32 and fp32",
     "cuda.cluster": "a whole sequence in a cluster of 1 to 16 blocks, sm_90 and later: H to 512 in "
     "fp16, bf16 and tf32",

@@ -13,20 +13,21 @@ struct LstmCell {
   static constexpr int kGates = 4;
   static constexpr LF_FN bool is_sigmoid(int gate) { return gate != 2; }
 
-  // gate: pre-activations in, activations out. c: c_prev in, c out.
+  // gate: pre-activations in, activations out. c: c_prev in, c out. kept: the activations as 16
+  // bits keep them.
   template <class V>
-  static LF_FN void forward(V (&gate)[kGates], V& c, V& h) {
-    update(gate, c);
+  static LF_FN void forward(V (&gate)[kGates], V& c, V& h, V (&kept)[kGates]) {
+    update(gate, c, kept);
     h = output(gate[3], c);
   }
 
   // The two halves of forward.
   template <class V>
-  static LF_FN void update(V (&gate)[kGates], V& c) {
-    gate[0] = sigmoid(gate[0]);
-    gate[1] = sigmoid(gate[1]);
-    gate[2] = tanh(gate[2]);
-    gate[3] = sigmoid(gate[3]);
+  static LF_FN void update(V (&gate)[kGates], V& c, V (&kept)[kGates]) {
+    gate[0] = sigmoid(gate[0], kept[0]);
+    gate[1] = sigmoid(gate[1], kept[1]);
+    gate[2] = kept[2] = tanh(gate[2]);
+    gate[3] = sigmoid(gate[3], kept[3]);
     c = gate[1] * c + gate[0] * gate[2];
   }
   template <class V>

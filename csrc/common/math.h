@@ -35,11 +35,13 @@ LF_FN double if_less(double a, double b, double yes, double no) { return a < b ?
 // error there. It matters: their derivatives are s (1 - s) and (1 - t)(1 + t), in which an error of
 // t is divided by the little that is left of 1 - t.
 
+// kept: the same as fold gives it, but not rounded to what is near 1 before.
 template <class V>
-LF_FN V sigmoid(V x) {
+LF_FN V sigmoid(V x, V& kept) {
   V e, unused;
   exp_pair(negative_abs(x), e, unused);
   const V small = e * inverse(V(1) + e);
+  kept = copy_sign(small, -x);
   return if_less(x, V(0), small, V(1) - small);
 }
 

@@ -148,19 +148,17 @@ struct Gates {
     S* gates = s.gates ? s.gates + b * 4 * H + unit : nullptr;
     const T* projected = s.projected ? s.projected + b * 4 * H + unit : nullptr;
     for (int64_t row = b; row < b1; ++row, sums += kPanel<S>, c_state += H) {
-      V gate[4], c = V::load(c_state, n);
+      V gate[4], kept[4], c = V::load(c_state, n);
       for (int g = 0; g < 4; ++g) {
         gate[g] = V::load(sums + g * V::kWidth);
         if (projected) gate[g] = gate[g] + V::load(projected + g * H, n);
       }
-      CellType::update(gate, c);
+      CellType::update(gate, c, kept);
       c.store(c_state, n);
       gate[3].store(sums + 3 * V::kWidth);
       if (c_kept) {
         c.store(c_kept, n);
-        for (int g = 0; g < 4; ++g)
-          (sizeof(S) == 2 && CellType::is_sigmoid(g) ? fold(gate[g]) : gate[g])
-              .store(gates + g * H, n);
+        for (int g = 0; g < 4; ++g) (sizeof(S) == 2 ? kept : gate)[g].store(gates + g * H, n);
         c_kept += H;
         gates += 4 * H;
       }

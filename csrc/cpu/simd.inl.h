@@ -107,6 +107,10 @@ LF_FN Vec<T> operator-(Vec<T> a, Vec<T> b) {
   return a.v - b.v;
 }
 template <class T>
+LF_FN Vec<T> operator-(Vec<T> a) {
+  return -a.v;
+}
+template <class T>
 LF_FN Vec<T> operator*(Vec<T> a, Vec<T> b) {
   return a.v * b.v;
 }

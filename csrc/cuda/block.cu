@@ -49,7 +49,7 @@ struct BlockFamily {
 
 const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
   if (dtype == DType::f64) return "it computes in fp16, bf16, tf32 and fp32, not in fp64";
-  if (d.P != d.H) return "it takes no projections";
+  if (const char* const reason = why_no_scan(d)) return reason;
   const auto fits = [&](size_t shared) {
     return bucket_of(product_of(dtype, tf32), d.H, shared) >= 0;
   };
@@ -59,7 +59,7 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
                ? "W_hh in fp32 or tf32 needs more shared memory than a block of this GPU has"
                : "W_hh needs more shared memory than a block of this GPU has";
   return dtype == DType::f32 ? "in float32 H must be at most 128, so that a block can hold W_hh"
-                             : "in 16 bits H must be at most 192, so that a block can hold W_hh";
+                             : "in 16 bits H must be at most 160, so that a block can hold W_hh";
 }
 
 }  // namespace

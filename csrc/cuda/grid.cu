@@ -132,7 +132,7 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
   if (dtype == DType::f32 && !tf32)
     return "in float32 it rounds the factors of products to TF32, which "
            "torch.backends.cudnn.rnn.fp32_precision does not allow";
-  if (d.P != d.H) return "it takes no projections";
+  if (const char* const reason = why_no_scan(d)) return reason;
   const Product product = product_of(dtype, tf32);
   if (grid_bucket_of(product, d.H, kMostShared) < 0)
     return dtype == DType::f32

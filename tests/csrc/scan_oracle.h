@@ -225,7 +225,8 @@ inline void forward_of(const Problem& p, Round round, Forward& out, int64_t i, i
     add_product(pre.data(), p.w_hh[i].data(), h.data(), 4 * H, P);
     for (int64_t u = 0; u < H; ++u) {
       double gate[4] = {pre[u], pre[H + u], pre[2 * H + u], pre[3 * H + u]};
-      LstmCell::forward(gate, c[u], h_cell[u]);
+      double unused[4];
+      LstmCell::forward(gate, c[u], h_cell[u], unused);
       out.c[at * H + u] = c[u];
       for (int64_t g = 0; g < 4; ++g) out.gates[(at * 4 + g) * H + u] = gate[g];
     }

@@ -9,7 +9,9 @@ FORWARD, BACKWARD = "lstm_fused/block_forward.cuh", "lstm_fused/block_backward.c
 PLAN, PRODUCT, MAP = (
     f"lstm_fused/{name}" for name in ("block_plan.h", "product.cuh", "product_plan.h")
 )
-UPLOAD, STEPS, VALUE = (f"lstm_fused/{name}" for name in ("upload.cuh", "steps.cuh", "value.cuh"))
+UPLOAD, STEPS, VALUE, SCAN = (
+    f"lstm_fused/{name}" for name in ("upload.cuh", "steps.cuh", "value.cuh", "scan.cuh")
+)
 
 # Barriers and what they protect.
 MUTANTS = {
@@ -156,20 +158,37 @@ MUTANTS = {
         BACKWARD, "      if (active(rows, k))\n        dh[k]", "        dh[k]"
     ),
     "cells without gradients hand on NaN": Mutant(
-        BACKWARD, "T kept[4] = {T(0.f)", "T kept[4] = {T(NAN)"
+        BACKWARD,
+        "narrow(active(rows, k) ? gate[g].x : 0.f,",
+        "narrow(active(rows, k) ? gate[g].x : NAN,",
+    ),
+    "cells that have ended go on": Mutant(
+        FORWARD, "c[k] = active(rows, k) ? c_new : c[k];", "c[k] = c_new;"
+    ),
+    "cells that have ended hand on": Mutant(
+        FORWARD, "h[k] = active(rows, k) ? h_new : h[k];", "h[k] = h_new;"
+    ),
+    "dc of a cell that has ended": Mutant(
+        BACKWARD, "dc[k] = active(rows, k) ? dc_new : dc[k];", "dc[k] = dc_new;"
     ),
     "dh_n is forgotten": Mutant(BACKWARD, "widen(p.dh_n[state_of(k)]) : 0", "0.f : 0"),
     "c0 is forgotten by a cell that starts late": Mutant(
         BACKWARD, "exists(k) && p.c0 ? p.c0[state_of(k)]", "exists(k) && p.c0 ? 0"
     ),
-    "y of one direction": Mutant(
-        FORWARD, "(rows.first * D + direction) * H", "(rows.first * D) * H"
-    ),
-    "dy of one direction": Mutant(
-        BACKWARD, "(rows.first * D + direction) * H", "(rows.first * D) * H"
-    ),
+    "y of one direction": Mutant(SCAN, "tensor + (direction * sizes.H + unit)", "tensor + unit"),
     "c of the other direction": Mutant(
-        FORWARD, "p.c[(first_row + rows.first) * H", "p.c[rows.first * H"
+        SCAN, "tensor + (direction * sizes.N * numbers + unit)", "tensor + unit"
+    ),
+    "rows of one direction follow each other in y": Mutant(
+        SCAN,
+        "const int row = sizes.D * sizes.H * int(sizeof(T));",
+        "const int row = sizes.H * int(sizeof(T));",
+    ),
+    "the cell of the next row": Mutant(
+        FORWARD, "(Self::column(k) - column) * width", "(Self::column(k) - column) * H"
+    ),
+    "the gates are kept unfolded": Mutant(
+        FORWARD, "(sizeof(T) == 2 ? folded : gate)[g].x", "gate[g].x"
     ),
     # Gates.
     "less is greater": Mutant(
@@ -183,7 +202,7 @@ MUTANTS = {
     ),
     "tanh loses its sign": Mutant(VALUE, "::copysignf(v.x, sign.x)", "v.x"),
     "c is rounded to the storage type": Mutant(
-        FORWARD, "narrow(h_wide.x, h[k]);", "narrow(h_wide.x, h[k]); c[k] = widen(T(c[k].x));"
+        FORWARD, "narrow(h_wide.x, h_new);", "narrow(h_wide.x, h_new); c_new = widen(T(c_new.x));"
     ),
     "dc is rounded to the storage type": Mutant(
         BACKWARD,

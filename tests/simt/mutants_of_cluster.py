@@ -17,8 +17,8 @@ MUTANTS = {
     ),
     "shares are sent before barriers are there": Mutant(
         BACKWARD,
-        "ptx::cluster_sync();\n\n  T gates[4]",
-        "__syncthreads();\n\n  T gates[4]",
+        "ptx::cluster_sync();\n\n  const auto gates",
+        "__syncthreads();\n\n  const auto gates",
         "thread",
     ),
     "the last h is sent to blocks that may be gone": Mutant(
@@ -117,6 +117,9 @@ MUTANTS = {
         BACKWARD,
         "    if (!slice.active(rows)) return;\n    const float* const share",
         "    const float* const share",
+    ),
+    "c_prev of the step itself": Mutant(
+        BACKWARD, "load_turn(before, earlier, 0);", "load_turn(before, before, 0);"
     ),
     "dh0 without its last shares": Mutant(
         BACKWARD, "if (scan.dh0) take_dh(turn, 0,", "if (false) take_dh(turn, 0,"

@@ -24,10 +24,8 @@ MUTANTS = {
     "one thread too many, projection": Mutant(
         GATES, "if (index >= p.rows * p.P)", "if (index > p.rows * p.P)"
     ),
-    "folded gates are not unfolded": Mutant(
-        GATES, "  change_sigmoids<Cell, T, unfold>(gates);\n", ""
-    ),
-    "the tanh is folded too": Mutant(MEMORY, "k < kCount && Cell::is_sigmoid(g)", "k < kCount"),
+    "folded gates are not unfolded": Mutant(GATES, "  unfold_sigmoids<Cell, T>(gates);\n", ""),
+    "the tanh is unfolded too": Mutant(MEMORY, "k < kCount && Cell::is_sigmoid(g)", "k < kCount"),
     "a row that ends asks its next step": Mutant(
         GATES, "row < continuing ? dh_recurrent", "row <= continuing ? dh_recurrent"
     ),

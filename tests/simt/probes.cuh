@@ -65,6 +65,17 @@ __global__ void multiply_tf32(Words words) {
   multiply(words, 0x7fffffff, [](auto& d, auto& a, auto& b) { ptx::multiply_tf32(d, a, b); });
 }
 
+// In, twice: an address in 2 words, rows, bytes of a row. Out: the address there in 2 words.
+__global__ void moved(Words words) {
+  for (int k = 0; k < 2; ++k) {
+    const uint32_t* const in = words.input() + 4 * k;
+    const char* from;
+    memcpy(&from, in, sizeof from);
+    const char* const to = ptx::moved(from, int(in[2]), int(in[3]));
+    memcpy(words.output() + 2 * k, &to, sizeof to);
+  }
+}
+
 __global__ void to_tf32(Words words) {
   for (int k = 0; k < Words::kWords; ++k)
     words.output()[k] = ptx::to_tf32(float_of(words.input()[k]));

@@ -151,6 +151,13 @@ void check_special_functions() {
 }
 
 void check_stores() {
+  const Run moved = run("moved");
+  check_words(moved, 4, [&](int block, int lane, int k) {
+    const auto in = [&](int word) { return moved.input(block, lane, k / 2 * 4 + word); };
+    const uint64_t from = in(0) | uint64_t(in(1)) << 32;
+    const uint64_t to = from + uint64_t(int64_t(int(in(2))) * int(in(3)));
+    return uint32_t(to >> k % 2 * 32);
+  });
   const Run stored = run("store_words");
   check_words(stored, kWords, [&](int block, int lane, int k) {
     return stored.input(block, lane, (k + 4) % kWords);

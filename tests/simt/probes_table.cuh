@@ -54,6 +54,7 @@ inline const Probe kProbes[] = {
     {"clocks", clocks},
     {"collectives", collectives},
     {"narrow", narrow, Inputs::floats},
+    {"moved", moved},
     {"to_tf32", to_tf32, Inputs::floats, Answer::same_but_nan},
     {"exp2", exp2, Inputs::floats, Answer::near},
     {"reciprocal", reciprocal, Inputs::floats, Answer::near},

@@ -41,28 +41,27 @@ struct Block {
 
   // The block's direction and first batch row, the first of its initial states.
   static __device__ __forceinline__ int direction() { return int(blockIdx.y); }
-  static __device__ __forceinline__ int64_t batch_row() { return int64_t(blockIdx.x) * kColumns; }
+  static __device__ __forceinline__ int batch_row() { return int(blockIdx.x) * kColumns; }
   static __device__ __forceinline__ int64_t first_state(const ScanSizes& sizes) {
     return (direction() * sizes.B + batch_row()) * sizes.H;
   }
-  // Rows of the batch that the block has.
-  static __device__ __forceinline__ int count(int64_t rows) {
-    const int64_t left = rows - batch_row();
-    return left < 0 ? 0 : left < kColumns ? int(left) : kColumns;
+  // How many of so many batch rows the block has.
+  static __device__ __forceinline__ int count(int rows) {
+    const int left = rows - batch_row();
+    return left < 0 ? 0 : left < kColumns ? left : kColumns;
   }
 
-  static __device__ __forceinline__ int64_t steps_of(const ScanSizes& sizes) {
-    return sizes.offsets ? sizes.offsets[sizes.T + 1 + blockIdx.x] : sizes.T;
+  static __device__ __forceinline__ int steps_of(const ScanSizes& sizes) {
+    return int(sizes.offsets ? sizes.offsets[sizes.T + 1 + blockIdx.x] : sizes.T);
   }
   // The rows of the block's step n, in the order of its direction; none before the first and after
   // the last.
-  static __device__ __forceinline__ StepRows rows(const ScanSizes& sizes, int64_t steps,
-                                                  int64_t n) {
+  static __device__ __forceinline__ StepRows rows(const ScanSizes& sizes, int steps, int n) {
     if (n < 0 || n >= steps) return {0, 0};
     const int64_t t = direction() == 1 ? steps - 1 - n : n;
-    if (!sizes.offsets) return {t * sizes.B + batch_row(), count(sizes.B)};
+    if (!sizes.offsets) return {t * sizes.B + batch_row(), count(int(sizes.B))};
     const int64_t first = sizes.offsets[t];
-    return {first + batch_row(), count(sizes.offsets[t + 1] - first)};
+    return {first + batch_row(), count(int(sizes.offsets[t + 1] - first))};
   }
 };
 

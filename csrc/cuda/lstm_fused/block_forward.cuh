@@ -7,8 +7,8 @@
 //
 // Refuses projections and hidden sizes over block_plan.h's.
 //
-// Bound at H = 128 in bf16 by the instructions that a multiprocessor can issue: 692 a warp and
-// step, two warps to a scheduler, 0.79 us. The products alone would be 0.24 us. As long as the GPU
+// Bound at H = 128 in bf16 by the instructions that a multiprocessor can issue: 501 a warp and
+// step, two warps to a scheduler, 0.57 us. The products alone would be 0.24 us. As long as the GPU
 // has a multiprocessor for every 8 rows, the batch does not matter. Device memory: 8 H of gates in
 // and out, 4 H of c and 2 H of y are 2.8 KB a row and step.
 //
@@ -27,8 +27,8 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
   using Factor = typename Self::Factor;
   constexpr int kCells = Self::kCells, kPitch = Self::kPlan.pitch;
   const int H = p.sizes.H, D = p.sizes.D, direction = Self::direction();
-  const int64_t steps = Self::steps_of(p.sizes), first_state = Self::first_state(p.sizes);
-  const int64_t first_row = direction * p.sizes.N;  // of the gates and c
+  const int steps = Self::steps_of(p.sizes);
+  const int64_t first_state = Self::first_state(p.sizes);
 
   ptx::Shared shared;
   unsigned char* h_now = shared.take<unsigned char>(Self::kPlan.buffer);
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
   // hand on meets weights of zero, and a NaN would come through.
   Value c[kCells];
   T h[kCells];
-  const int batch_rows = Self::count(p.sizes.B);
+  const int batch_rows = Self::count(int(p.sizes.B));
 #pragma unroll
   for (int k = 0; k < kCells; ++k) {
     const int64_t state = first_state + Self::column(k) * H + Self::unit(k);
@@ -62,28 +62,34 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
   };
   hand_on(h_now);
 
+  // The thread's first cell. From there to cell k: rows of a batch follow each other, and units are
+  // neighbours.
+  const int column = Self::column(0), unit = Self::unit(0);
+  const auto gates = column_of_cells(p.sizes, direction, column, unit, p.gates, 4);
+  const auto y = column_of_outputs(p.sizes, direction, column, unit, p.y);
+  const auto kept_c =
+      p.c ? column_of_cells(p.sizes, direction, column, unit, p.c, 1) : Column<float>{};
+  const auto away = [&](int k, int width) {
+    return (Self::column(k) - column) * width + (Self::unit(k) - unit);
+  };
   const auto active = [&](const StepRows& rows, int k) {
     return Self::unit(k) < H && Self::column(k) < rows.count;
   };
-  const auto gates_of = [&](const StepRows& rows, int k) {
-    T* const first = p.gates + (first_row + rows.first) * 4 * H;
-    return first + (Self::column(k) * 4 * H + Self::unit(k));
-  };
   T x[kCells][4] = {};
   const auto load_input = [&](const StepRows& rows) {
+    const T* const from = gates.at(rows);
 #pragma unroll
     for (int k = 0; k < kCells; ++k) {
       if (!active(rows, k)) continue;
-      const T* const from = gates_of(rows, k);
 #pragma unroll
-      for (int g = 0; g < 4; ++g) x[k][g] = from[g * H];
+      for (int g = 0; g < 4; ++g) x[k][g] = from[away(k, 4 * H) + g * H];
     }
   };
 
   // The input of step n + 1 is fetched during step n, and the place where it stands during n - 1.
   StepRows rows = Self::rows(p.sizes, steps, 0), rows_next = Self::rows(p.sizes, steps, 1);
   load_input(rows);
-  for (int64_t n = 0; n < steps; ++n) {
+  for (int n = 0; n < steps; ++n) {
     Sums<kProduct> sums;
 #pragma unroll
     for (int k = 0; k < kCells; ++k)
@@ -95,24 +101,35 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
 
     w_hh.template multiply_add<kPitch, 0>(h_now, sums);
 
+    // Cells without a jump, so that all of a thread's are under way at once.
+    T kept[kCells][4];
 #pragma unroll
     for (int k = 0; k < kCells; ++k) {
-      if (!active(rows, k)) continue;
-      Value gate[4];
+      Value gate[4], folded[4], c_new = c[k], h_wide;
 #pragma unroll
       for (int g = 0; g < 4; ++g)
         gate[g] = Self::sum(sums, k / kOwn<kProduct> * 2 + g / 2, g % 2, k);
-      Value h_wide;
-      Cell::forward(gate, c[k], h_wide);
-      narrow(h_wide.x, h[k]);
-      p.y[(rows.first * D + direction) * H + Self::column(k) * D * H + Self::unit(k)] = h[k];
-      if (!p.c) continue;
-      p.c[(first_row + rows.first) * H + Self::column(k) * H + Self::unit(k)] = c[k].x;
-      T* const kept = gates_of(rows, k);
+      Cell::forward(gate, c_new, h_wide, folded);
+      T h_new;
+      narrow(h_wide.x, h_new);
+      h[k] = active(rows, k) ? h_new : h[k];
+      c[k] = active(rows, k) ? c_new : c[k];
 #pragma unroll
-      for (int g = 0; g < 4; ++g) {
-        if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = fold(gate[g].x);
-        narrow(gate[g].x, kept[g * H]);
+      for (int g = 0; g < 4; ++g) narrow((sizeof(T) == 2 ? folded : gate)[g].x, kept[k][g]);
+    }
+    T* const y_to = y.at(rows);
+#pragma unroll
+    for (int k = 0; k < kCells; ++k)
+      if (active(rows, k)) y_to[away(k, D * H)] = h[k];
+    if (p.c) {
+      T* const gates_to = gates.at(rows);
+      float* const c_to = kept_c.at(rows);
+#pragma unroll
+      for (int k = 0; k < kCells; ++k) {
+        if (!active(rows, k)) continue;
+        c_to[away(k, H)] = c[k].x;
+#pragma unroll
+        for (int g = 0; g < 4; ++g) gates_to[away(k, 4 * H) + g * H] = kept[k][g];
       }
     }
     hand_on(h_next);

@@ -18,8 +18,7 @@ constexpr Bucket kBuckets[] = {
     {96, {6, 6}, {8, 7}, {6, 6}},
     {128, {8, 8}, {8, 7}, {6, 6}},
     // Three warps on a quarter of a multiprocessor: 168 registers a thread, before it 255.
-    {160, {5, 2}, {}, {}},
-    {192, {4, 4}, {}, {}},
+    {160, {4, 1}, {}, {}},
 };
 
 struct BlockPlan {

@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::backward, kBucket>::kT
   constexpr int kUnits = Self::kUnits, kThreads = Self::kThreads;
   const ScanBackward<T>& scan = p.scan;
   const Slice slice(scan.sizes, p.share);
-  const int H = scan.sizes.H, D = scan.sizes.D, turns = p.share.turns;
+  const int H = scan.sizes.H, turns = p.share.turns;
   const int blocks = Self::blocks(), rank = int(ptx::cluster_rank()), first_unit = rank * kUnits;
   const int first_output = Self::warp() * kPlan.tiles * kTileRows;
 
@@ -101,22 +101,25 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::backward, kBucket>::kT
   }
   ptx::cluster_sync();
 
-  T gates[4], dy(0.f);
+  const auto gates = slice.cells(scan.gates, 4);
+  const auto dgates = slice.cells(scan.dgates, 4);
+  const auto cs = slice.cells(scan.c, 1);
+  const auto dys = scan.dy ? slice.outputs(scan.dy) : Column<const T>{};
+  T gate_kept[4], dy(0.f);
   float c = 0, c_prev = 0;
   const auto load_inputs = [&](int turn, const StepRows& rows, const StepRows& rows_before) {
     if (!slice.active(rows)) return;
-    const T* const from = scan.gates + slice.row(rows) * 4 * H + slice.unit;
+    const T* const from = gates.at(rows);
 #pragma unroll
-    for (int g = 0; g < 4; ++g) gates[g] = from[g * H];
-    const int64_t row = (rows.first + slice.column) * D + slice.direction;
-    dy = scan.dy ? scan.dy[row * H + slice.unit] : T(0.f);
-    c = scan.c[slice.row(rows) * H + slice.unit];
-    c_prev = slice.active(rows_before) ? scan.c[slice.row(rows_before) * H + slice.unit]
+    for (int g = 0; g < 4; ++g) gate_kept[g] = from[g * H];
+    dy = scan.dy ? *dys.at(rows) : T(0.f);
+    c = *cs.at(rows);
+    c_prev = slice.active(rows_before) ? *cs.at(rows_before)
              : scan.c0                 ? scan.c0[slice.state(turn)]
                                        : 0.f;
   };
-  const auto load_turn = [&](const StepRows& step, int n, int turn) {
-    load_inputs(turn, slice.rows(step, turn), slice.rows(slice.step(n - 1), turn));
+  const auto load_turn = [&](const StepRows& step, const StepRows& step_before, int turn) {
+    load_inputs(turn, slice.rows(step, turn), slice.rows(step_before, turn));
   };
 
   const auto shares_at = [&](int turn, int k, int from) {
@@ -136,21 +139,23 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::backward, kBucket>::kT
     dh_of_all[Slice::place(turn)] = sum;
   };
 
-  StepRows after{0, 0}, now = slice.step(slice.steps - 1);
+  // Of the steps around the one to come, which is `now`.
+  StepRows after{0, 0}, now = slice.step(slice.steps - 1), before = slice.step(slice.steps - 2),
+                        earlier = slice.step(slice.steps - 3);
   // The cells of a turn, and their gradients as factors.
-  const auto update = [&](int n, int turn, const StepRows& rows) {
+  const auto update = [&](int turn, const StepRows& rows) {
     T kept[4] = {T(0.f), T(0.f), T(0.f), T(0.f)};
     if (slice.active(rows)) {
       Value gate[4], unused, dc = dc_of_all[Slice::place(turn)];
 #pragma unroll
       for (int g = 0; g < 4; ++g) {
-        gate[g] = widen(gates[g]);
+        gate[g] = widen(gate_kept[g]);
         if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = unfold(gate[g].x);
       }
       const float dh = widen(dy) + dh_of_all[Slice::place(turn)];
       Cell::template backward<Value>(gate, c_prev, c, dh, dc, unused);
       dc_of_all[Slice::place(turn)] = dc.x;
-      T* const to = scan.dgates + slice.row(rows) * 4 * H + slice.unit;
+      T* const to = dgates.at(rows);
 #pragma unroll
       for (int g = 0; g < 4; ++g) {
         narrow(gate[g].x, kept[g]);
@@ -164,9 +169,9 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::backward, kBucket>::kT
       row[g * kUnits + slice.unit - first_unit] = factor;
     }
     if (turn + 1 < turns && slice.rows(now, turn + 1).count > 0)
-      load_turn(now, n, turn + 1);
+      load_turn(now, before, turn + 1);
     else
-      load_turn(slice.step(n - 1), n - 1, 0);
+      load_turn(before, earlier, 0);
   };
   // Their products, and shares of dh on their way: the turn's exchange k.
   const auto send_back = [&](int turn, int k) {
@@ -188,21 +193,22 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::backward, kBucket>::kT
     }
   };
 
-  load_turn(now, slice.steps - 1, 0);
+  load_turn(now, before, 0);
   for (int n = slice.steps - 1; n >= 0; --n) {
+    const StepRows next = slice.step(n - 3);
     // Nobody asks what the first step sends back but dh0.
     const bool sends = n > 0 || scan.dh0;
     for (int turn = 0; turn < turns; ++turn) {
       take_dh(turn, n + 1, slice.rows(after, turn));
       const StepRows rows = slice.rows(now, turn);
       if (rows.count == 0) continue;
-      update(n, turn, rows);
+      update(turn, rows);
       __syncthreads();
       if (sends) send_back(turn, ends[turn] - 1 - n);
       unsigned char* const written = dgates_now;
       dgates_now = dgates_before, dgates_before = written;
     }
-    after = now, now = slice.step(n - 1);
+    after = now, now = before, before = earlier, earlier = next;
   }
 
   for (int turn = 0; turn < turns; ++turn) {

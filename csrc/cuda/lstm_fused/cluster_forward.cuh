@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::forward, kBucket>::kTh
   constexpr int kSums = Self::kThreads / 32 * kSumsOfWarp;
   const ScanForward<T>& scan = p.scan;
   const Slice slice(scan.sizes, p.share);
-  const int H = scan.sizes.H, D = scan.sizes.D, turns = p.share.turns;
+  const int H = scan.sizes.H, turns = p.share.turns;
   const int rank = int(ptx::cluster_rank()), first_unit = rank * Self::kUnits;
   const int first_term = Self::warp() % kSetWarps * (Self::kWidth / kSetWarps);
 
@@ -145,10 +145,13 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::forward, kBucket>::kTh
   };
   for (int turn = 0; turn < turns; ++turn) hand_on(turn, 0, h0_of(turn));
 
+  const auto gates = slice.cells(scan.gates, 4);
+  const auto y = slice.outputs(scan.y);
+  const auto kept_c = scan.c ? slice.cells(scan.c, 1) : Column<float>{};
   T x[4] = {T(0.f), T(0.f), T(0.f), T(0.f)};
   const auto load_input = [&](const StepRows& rows) {
     if (!slice.active(rows)) return;
-    const T* const from = scan.gates + slice.row(rows) * 4 * H + slice.unit;
+    const T* const from = gates.at(rows);
 #pragma unroll
     for (int g = 0; g < 4; ++g) x[g] = from[g * H];
   };
@@ -189,30 +192,27 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::forward, kBucket>::kTh
       sums_now = sums_before, sums_before = read;
 
       const bool active = slice.active(rows);
-      Value c = c_of_all[Slice::place(turn)];
+      Value c = c_of_all[Slice::place(turn)], kept[4];
       T out(0.f);
       if (active) {
         Value h_wide;
-        Cell::forward(gate, c, h_wide);
+        Cell::forward(gate, c, h_wide, kept);
         narrow(h_wide.x, out);
       }
       // A row that has not begun hands on its h0 once more.
       if (slice.rows(next, turn).count > 0) hand_on(turn, m + 1, active ? out : h0_of(turn));
       if (!active) continue;
       c_of_all[Slice::place(turn)] = c.x;
-      scan.y[((rows.first + slice.column) * D + slice.direction) * H + slice.unit] = out;
+      *y.at(rows) = out;
       if (slice.batch_row(turn) >= next.count) {  // its last step
         scan.h_n[slice.state(turn)] = out;
         scan.c_n[slice.state(turn)] = c.x;
       }
       if (!scan.c) continue;
-      scan.c[slice.row(rows) * H + slice.unit] = c.x;
-      T* const kept = scan.gates + slice.row(rows) * 4 * H + slice.unit;
+      *kept_c.at(rows) = c.x;
+      T* const to = gates.at(rows);
 #pragma unroll
-      for (int g = 0; g < 4; ++g) {
-        if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = fold(gate[g].x);
-        narrow(gate[g].x, kept[g * H]);
-      }
+      for (int g = 0; g < 4; ++g) narrow((sizeof(T) == 2 ? kept : gate)[g].x, to[g * H]);
     }
     now = next, next = later;
   }

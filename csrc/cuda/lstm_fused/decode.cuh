@@ -128,8 +128,8 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_step(const __grid_const
     gate[g] = sum;
   }
   const int64_t state = first_state + int64_t(row) * H + own_unit;
-  Value c = p.c0 ? p.c0[state] : 0.f, h;
-  Cell::forward(gate, c, h);
+  Value c = p.c0 ? p.c0[state] : 0.f, h, kept_gates[4];
+  Cell::forward(gate, c, h, kept_gates);
   T out;
   narrow(h.x, out);
   p.y[((first_row + row) * p.D + direction) * H + own_unit] = out;
@@ -139,10 +139,7 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_step(const __grid_const
   p.c[state] = c.x;
   T* const to = p.gates + (state - own_unit) * 4 + own_unit;
 #pragma unroll
-  for (int g = 0; g < 4; ++g) {
-    if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = fold(gate[g].x);
-    narrow(gate[g].x, to[g * H]);
-  }
+  for (int g = 0; g < 4; ++g) narrow((sizeof(T) == 2 ? kept_gates : gate)[g].x, to[g * H]);
 }
 
 }  // namespace lf::cuda

@@ -55,6 +55,14 @@ void run(const Layer& p, const Context& context) {
   }
 }
 
+// What no family takes; which numbers each does is its own to say.
+inline const char* why_no_scan(const Dims& d) {
+  if (d.P != d.H) return "it takes no projections";
+  if (d.N >= int64_t(1) << 31)
+    return "it counts rows, time steps times sequences, in 32 bits, and there are 2^31 or more";
+  return nullptr;
+}
+
 // mma.sync and cp.async came with this generation.
 inline const char* why_not_here() {
   if (const char* const reason = dev::why_not_here()) return reason;

@@ -89,16 +89,15 @@ __global__ void __launch_bounds__(kGateThreads)
   load(p.c_state + index, c);
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {
-    State<T> gate[4] = {pre[0][k], pre[1][k], pre[2][k], pre[3][k]};
-    Cell::forward(gate, c[k], h[k]);
+    State<T> gate[4] = {pre[0][k], pre[1][k], pre[2][k], pre[3][k]}, kept[4];
+    Cell::forward(gate, c[k], h[k], kept);
 #pragma unroll
-    for (int g = 0; g < 4; ++g) pre[g][k] = gate[g];
+    for (int g = 0; g < 4; ++g) pre[g][k] = (sizeof(T) == 2 ? kept : gate)[g];
   }
   store(p.c_state + index, c);
   store(p.h + row * p.h_stride + unit, h);
   if (!p.c_out) return;
   store(p.c_out + index, c);
-  change_sigmoids<Cell, T, fold>(pre);
 #pragma unroll
   for (int g = 0; g < 4; ++g) store(gates + g * p.H, pre[g]);
 }
@@ -113,7 +112,7 @@ __global__ void __launch_bounds__(kGateThreads)
   sum_gradients(p.dy, p.dy_stride, p.dh_recurrent, p.dh_n, p.continuing, p.H, row, unit, dh);
 #pragma unroll
   for (int g = 0; g < 4; ++g) load(p.gates + at + g * p.H, gates[g]);
-  change_sigmoids<Cell, T, unfold>(gates);
+  unfold_sigmoids<Cell, T>(gates);
   load(p.c + index, c);
   load(p.dc + index, dc);
 #pragma unroll

@@ -165,8 +165,8 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       Value c = c_of_all[Slice::place(turn)];
       T out(0.f);
       if (active) {
-        Value h_wide;
-        Cell::forward(gate, c, h_wide);
+        Value h_wide, unused[4];  // that the gates fold late saves registers
+        Cell::forward(gate, c, h_wide, unused);
         narrow(h_wide.x, out);
       }
       const uint32_t word = Self::word_of(out);

@@ -53,7 +53,7 @@ struct SliceOf {
     return {step.first + before, left < 0 ? 0 : left < kColumns ? left : kColumns};
   }
 
-  // Of the thread's cell: whether there is one, and where it stands in [D, B], and at a step in
+  // Of the thread's cell: whether there is one, and where it stands in [D, B, H], and at a step in
   // [D, N].
   __device__ __forceinline__ bool exists(int turn) const {
     return owns_cells() && unit < sizes.H && batch_row(turn) < sizes.B;
@@ -69,6 +69,15 @@ struct SliceOf {
   }
   __device__ __forceinline__ int64_t row(const StepRows& rows) const {
     return direction * sizes.N + rows.first + column;
+  }
+  // It in tensors of steps, by registers; where there are none to spare, row does.
+  template <class T>
+  __device__ __forceinline__ Column<T> cells(T* tensor, int width) const {
+    return column_of_cells(sizes, direction, column, unit, tensor, width);
+  }
+  template <class T>
+  __device__ __forceinline__ Column<T> outputs(T* tensor) const {
+    return column_of_outputs(sizes, direction, column, unit, tensor);
   }
   // Its place in [turns][kCells] of shared memory.
   static __device__ __forceinline__ int place(int turn) {

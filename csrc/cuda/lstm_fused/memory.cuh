@@ -1,5 +1,5 @@
 // Elements in memory: widened to the type that cells compute in and back, several neighbours at
-// once, and gates in the form that is kept.
+// once, and gates out of the form that is kept.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -64,14 +64,14 @@ __device__ __forceinline__ void store(T* to, const State<T> (&from)[kCount]) {
   }
 }
 
-// To and from the form in which the gates of kCount cells are kept in 16 bits (common/math.h).
-template <class Cell, class T, float (*kChange)(float), int kCount>
-__device__ __forceinline__ void change_sigmoids(State<T> (&gates)[4][kCount]) {
+// From the form in which the gates of kCount cells are kept in 16 bits (common/math.h).
+template <class Cell, class T, int kCount>
+__device__ __forceinline__ void unfold_sigmoids(State<T> (&gates)[4][kCount]) {
   if constexpr (sizeof(T) == 2) {
 #pragma unroll
     for (int g = 0; g < 4; ++g)
 #pragma unroll
-      for (int k = 0; k < kCount && Cell::is_sigmoid(g); ++k) gates[g][k] = kChange(gates[g][k]);
+      for (int k = 0; k < kCount && Cell::is_sigmoid(g); ++k) gates[g][k] = unfold(gates[g][k]);
   }
 }
 

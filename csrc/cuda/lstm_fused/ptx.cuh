@@ -30,6 +30,17 @@ class Shared {
   size_t used_ = 0;
 };
 
+// So many rows of so many bytes further in global memory, or back, by one instruction. What the
+// compiler can look into it takes apart, and adds up anew for every access.
+template <class T>
+__device__ __forceinline__ T* moved(T* from, int rows, int bytes) {
+  size_t to;
+  asm volatile("mad.wide.s32 %0, %1, %2, %3;"
+               : "=l"(to)
+               : "r"(rows), "r"(bytes), "l"(__cvta_generic_to_global(from)));
+  return static_cast<T*>(__cvta_global_to_generic(to));
+}
+
 // 16 bytes to global memory by one instruction, where `to` is a multiple of 16. nvcc 13.0 takes
 // some stores of such a struct apart again for GPUs before sm_100, into four of 4 bytes.
 __device__ __forceinline__ void store_words(void* to, const uint32_t (&value)[4]) {

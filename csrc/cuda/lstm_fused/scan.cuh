@@ -2,6 +2,7 @@
 #pragma once
 
 #include "contract/params.h"
+#include "cuda/lstm_fused/ptx.cuh"
 
 namespace lf::cuda {
 
@@ -18,6 +19,32 @@ struct StepRows {
   int64_t first;
   int count;
 };
+
+// A thread's cell in a tensor of rows, of which there are less than 2^31: where it stands in row 0,
+// and the bytes of a row. A place is one instruction; in 64 bits places were a third of all.
+template <class T>
+struct Column {
+  T* first;
+  int row;
+
+  __device__ __forceinline__ T* at(const StepRows& rows) const {
+    return ptx::moved(first, int(rows.first), row);
+  }
+};
+
+// Of a tensor [D, N, width, H], and of one [N, D, H].
+template <class T>
+__device__ __forceinline__ Column<T> column_of_cells(const ScanSizes& sizes, int direction,
+                                                     int column, int unit, T* tensor, int width) {
+  const int numbers = width * sizes.H, row = numbers * int(sizeof(T));
+  return {ptx::moved(tensor + (direction * sizes.N * numbers + unit), column, row), row};
+}
+template <class T>
+__device__ __forceinline__ Column<T> column_of_outputs(const ScanSizes& sizes, int direction,
+                                                       int column, int unit, T* tensor) {
+  const int row = sizes.D * sizes.H * int(sizeof(T));
+  return {ptx::moved(tensor + (direction * sizes.H + unit), column, row), row};
+}
 
 template <class T>
 struct ScanForward {

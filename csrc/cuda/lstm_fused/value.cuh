@@ -22,6 +22,7 @@ struct Value {
 
 __device__ __forceinline__ Value operator+(Value a, Value b) { return a.x + b.x; }
 __device__ __forceinline__ Value operator-(Value a, Value b) { return a.x - b.x; }
+__device__ __forceinline__ Value operator-(Value a) { return -a.x; }
 __device__ __forceinline__ Value operator*(Value a, Value b) { return a.x * b.x; }
 
 // exp(x) - 1 only of x >= -ln 2, which is where it is asked for: x + x^2 P(x), with P fitted for

@@ -29,6 +29,11 @@ class Shared {
   size_t used_ = 0;
 };
 
+template <class T>
+T* moved(T* from, int rows, int bytes) {
+  return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(from) + uint64_t(int64_t(rows) * bytes));
+}
+
 inline void check_aligned(const void* p, size_t to, const char* what, Where where) {
   if (reinterpret_cast<uintptr_t>(p) % to)
     simt::fail(std::string(what) + ": an address is not a multiple of " + std::to_string(to),
