@@ -9,8 +9,8 @@ namespace simt {
 
 bool block_knows_its_limits() {
   using namespace lf;
-  const auto refuses = [](int capability, size_t shared, DType dtype, int64_t H,
-                          bool tf32 = false, int64_t rows = 1) {
+  const auto refuses = [](int capability, size_t shared, DType dtype, int64_t H, bool tf32 = false,
+                          int64_t rows = 1) {
     const dev::Limits before = std::exchange(dev::limits_here, {capability, shared, 132});
     const Dims d{.T = rows, .B = 1, .H = H, .P = H, .D = 1, .N = rows};
     const bool refused =
@@ -25,7 +25,8 @@ bool block_knows_its_limits() {
          !refuses(80, sm_80, DType::f16, 128) && refuses(80, sm_80, DType::f16, 129) &&
          !refuses(80, sm_80, DType::f32, 96) && refuses(80, sm_80, DType::f32, 97) &&
          !refuses(86, sm_86, DType::bf16, 128) && refuses(86, sm_86, DType::bf16, 129) &&
-         refuses(75, most, DType::bf16, 8) && !refuses(90, most, DType::bf16, 8, false, most_rows) &&
+         refuses(75, most, DType::bf16, 8) &&
+         !refuses(90, most, DType::bf16, 8, false, most_rows) &&
          refuses(90, most, DType::bf16, 8, false, most_rows + 1);
 }
 
