@@ -46,8 +46,8 @@ PREDICTIONS = {
     "cuda.cluster.bf16.t512b8h512d1.backward": 1.2,
     "cuda.grid.bf16.t512b8h1024d1.forward": 1.45,
     "cuda.grid.bf16.t512b8h1024d1.backward": 2.0,
-    "cuda.block.bf16.t1024b64h128d1.forward": 0.79,
-    "cuda.block.bf16.t1024b64h128d1.backward": 0.84,
+    "cuda.block.bf16.t1024b64h128d1.forward": 0.57,
+    "cuda.block.bf16.t1024b64h128d1.backward": 0.63,
 }
 
 

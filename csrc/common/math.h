@@ -1,5 +1,6 @@
 // Activation functions over a value type V: float, double, or a SIMD vector. A vector type brings
-// its own versions of the five functions below (cpu/simd.inl.h); the scalars' are here.
+// its own operators and versions of the five functions below (cpu/simd.inl.h); the scalars' are
+// here.
 #pragma once
 
 #include <cmath>
@@ -35,7 +36,8 @@ LF_FN double if_less(double a, double b, double yes, double no) { return a < b ?
 // error there. It matters: their derivatives are s (1 - s) and (1 - t)(1 + t), in which an error of
 // t is divided by the little that is left of 1 - t.
 
-// kept: the same as fold gives it, but not rounded to what is near 1 before.
+// kept: it folded, from what is left to 1 before 1 - that is rounded. At 0 it is -1/2, which
+// unfolds to the same.
 template <class V>
 LF_FN V sigmoid(V x, V& kept) {
   V e, unused;
@@ -53,6 +55,10 @@ LF_FN V tanh(V x) {
   const V r = inverse(V(1) + e);
   return copy_sign(if_less(e, V(0.5f), V(1) - V(2) * e * r, e_minus_1 * r), x);
 }
+
+// Storage types for which the gates of a sigmoid are kept folded.
+template <class T>
+constexpr bool kFolded = sizeof(T) == 2;
 
 // A sigmoid as 16 bits should keep it: above 1/2 as what is left to 1, negative. Near 1, where
 // forget gates of long memories are, bfloat16 has steps of 0.004: kept plainly, f = 0.999 became 1

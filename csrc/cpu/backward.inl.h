@@ -87,7 +87,7 @@ LF_FN void cell_backward(const BackwardStep<S>& s, int64_t row, int64_t unit, in
   V gate[4], h, c_prev(0), dc = V::load(s.dc + at, lanes);
   for (int g = 0; g < 4; ++g) {
     gate[g] = V::load(gates + g * s.H, lanes);
-    if (sizeof(S) == 2 && CellType::is_sigmoid(g)) gate[g] = unfold(gate[g]);
+    if (kFolded<S> && CellType::is_sigmoid(g)) gate[g] = unfold(gate[g]);
   }
   if (row < s.continued)
     c_prev = V::load(s.c_prev + at, lanes);

@@ -158,7 +158,7 @@ struct Gates {
       gate[3].store(sums + 3 * V::kWidth);
       if (c_kept) {
         c.store(c_kept, n);
-        for (int g = 0; g < 4; ++g) (sizeof(S) == 2 ? kept : gate)[g].store(gates + g * H, n);
+        for (int g = 0; g < 4; ++g) (kFolded<S> ? kept : gate)[g].store(gates + g * H, n);
         c_kept += H;
         gates += 4 * H;
       }

@@ -43,9 +43,9 @@ struct RowsAt {
   LF_FN const S* operator()(int64_t r) const { return first + r * stride; }
 };
 
-// The right side of a product: word k of K is the first vectors at b + k * step. far: the caches do
-// not hold what it is a part of. Where a product takes two panels, the second lies `apart` numbers
-// behind.
+// The right side of a product: word k of K is the first vectors at b + k * step. far: no cache
+// holds the weights that it is a part of. Where a product takes two panels, the second lies `apart`
+// numbers behind.
 template <class S>
 struct Right {
   const S* b;
@@ -55,7 +55,8 @@ struct Right {
   int64_t apart = 0;
 };
 
-// Is a matrix of so many numbers, read once a step, far? Half of an L3 cache of 32 MiB.
+// Are so many numbers, all that a step of one direction multiplies by, too many for a cache? Half
+// of an L3 cache of 32 MiB; nobody has it for himself.
 template <class S>
 constexpr bool is_far(int64_t numbers) {
   return numbers * int64_t(sizeof(S)) >= 16 << 20;
@@ -73,19 +74,21 @@ struct Blocks {
   }
   LF_FN Right<S> of(const Right<S>& right, int64_t block) const {
     const int64_t first = block * size, left = right.K - first;
-    Right<S> of = right;
-    of.b += first / kPair<S> * right.step;
-    of.K = left < size ? left : size;
-    return of;
+    Right<S> part = right;
+    part.b += first / kPair<S> * right.step;
+    part.K = left < size ? left : size;
+    return part;
   }
 };
 
-// Lines of the next block of a panel that a tile brings closer with every four words, a power of
-// two: all tiles of a strip bring the whole block, as slowly as that goes. With 16 registers a word
-// takes 6 cycles: four lines for each tile filled the queue of misses, and backward with many rows
-// took a tenth longer; too few with few rows cost as much. With 32 registers it takes 12 to 24.
-// Eight cost 3 % where the caches hold the weights, and win up to a quarter where they do not.
+// Lines of the next block of a panel that a tile brings closer with every four words: 1, 2, 4 or 8,
+// the fewest by which all tiles of a strip bring the whole block, and at most 4 where a cache holds
+// the weights. With 16 registers a word takes 6 cycles: 4 lines for each tile of many rows filled
+// the queue of misses, and backward took a tenth longer; 1 line for few rows cost forward as much.
+// With 32 registers a word takes 12 to 24. 8 lines cost 3 % where a cache holds the weights and win
+// up to a quarter where none does (bench/NOTES.md).
 constexpr int kFewestLines = LF_VECTOR_REGISTERS == 32 ? 4 : 1, kMostLines = 8;
+static_assert((kFewestLines & (kFewestLines - 1)) == 0 && kFewestLines <= 4 && kMostLines == 8);
 template <class S>
 constexpr int kBlockLines = kWordRow<S> * sizeof(S) / 16;
 template <class S>
@@ -131,8 +134,8 @@ struct Sums {
   // at += a b; word k of row r of a is at a[r] + k * kStep words. Meanwhile brings kLines lines per
   // four words from `ahead` on closer.
   //
-  // Four words in one body only where they share a line: there GCC read the weights of two rows
-  // twice. The loop over single words it unrolls as late as it takes to do that well.
+  // Where four words share one line or two, they are one body. Elsewhere the loop is over single
+  // words, which GCC unrolls late: of four in one body it read the weights of two rows twice.
   template <int kStep, int kLines>
   LF_FN void add(const S* const (&a)[R], const Right<S>& right, const S* ahead) {
     constexpr int64_t kApart = kStep * kPair<S>, kLine = 64 / sizeof(S);
@@ -243,26 +246,29 @@ struct ProductTile {
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) a[r] = row_of(b + r) + k0 * kStep;
     if (beside) (*beside)(b, R);
-    run<(kStep == 1 ? kMostLines : 4)>(out + b * kPanel<S>, a,
-                                       b / kTileRows);  // nothing else is far
+    // Panels of gradients are never far.
+    constexpr int kMost = kStep == 1 && kBlockLines<S> > 4 ? kMostLines : 4;
+    add_tile<kMost>(out + b * kPanel<S>, a, b / kTileRows);
   }
 
  private:
-  // The rows left over bring at least four: a tile of theirs is soon done.
+  // The rows left over bring at least four lines: a tile of theirs is soon done. Nothing is brought
+  // of a matrix that is not in panels.
   template <int kLines, int R>
-  LF_FN void run(ValueOf<S>* to, const S* const (&a)[R], int64_t tile) const {
+  LF_FN void add_tile(ValueOf<S>* to, const S* const (&a)[R], int64_t tile) const {
     constexpr int kFewest = R == kTileRows ? kFewestLines : 4;
     if constexpr (R == 1) {
       multiply<S, R, J, kStep, 0>(to, a, right, start, add, nullptr);
+    } else if (kStep == 1 && right.step != kWordRow<S>) {
+      multiply<S, R, J, kStep, 0>(to, a, right, start, add, nullptr);
     } else if (kLines > kFewest && lines <= kLines / 2) {
-      run<(kLines > kFewest ? kLines / 2 : kFewest)>(to, a, tile);
+      add_tile<(kLines > kFewest ? kLines / 2 : kFewest)>(to, a, tile);
     } else {
       // kTiles tiles bring the next block, but for what is left of a block by four words; those
       // after them once more.
       constexpr int64_t kTiles = (kBlockLines<S> + kLines - 1) / kLines;
       const int64_t first = tile % kTiles * (words<S>(right.K) / 4 * kLines) * (64 / sizeof(S));
-      multiply<S, R, J, kStep, kLines>(to, a, right, start, add,
-                                       right.step == kWordRow<S> ? next + first : a[0]);
+      multiply<S, R, J, kStep, kLines>(to, a, right, start, add, next + first);
     }
   }
 };

@@ -103,14 +103,9 @@ MUTANTS = {
     # Bounds.
     "a factor too many, forward": Mutant(FORWARD, "unit < H && k < H", "unit < H && k <= H"),
     "a factor too many, backward": Mutant(BACKWARD, "out < H && k < H", "out < H && k <= H"),
-    "a row too many, forward": Mutant(
-        FORWARD, "Self::column(k) < rows.count", "Self::column(k) <= rows.count"
-    ),
-    "a row too many, backward": Mutant(
-        BACKWARD, "Self::column(k) < rows.count", "Self::column(k) <= rows.count"
-    ),
-    "a unit too many, forward": Mutant(
-        FORWARD, "return Self::unit(k) < H && Self", "return Self::unit(k) <= H && Self"
+    "a row too many": Mutant(KERNEL, "column(k) < rows.count", "column(k) <= rows.count"),
+    "a unit too many": Mutant(
+        KERNEL, "return unit(k) < sizes.H &&", "return unit(k) <= sizes.H &&"
     ),
     "states of rows that do not exist": Mutant(
         FORWARD, "Self::unit(k) < H && Self::column(k) < batch_rows;", "Self::unit(k) < H;"
@@ -175,8 +170,10 @@ MUTANTS = {
     "c0 is forgotten by a cell that starts late": Mutant(
         BACKWARD, "exists(k) && p.c0 ? p.c0[state_of(k)]", "exists(k) && p.c0 ? 0"
     ),
-    "y of one direction": Mutant(SCAN, "tensor + (direction * sizes.H + unit)", "tensor + unit"),
-    "c of the other direction": Mutant(
+    "y and dy of one direction": Mutant(
+        SCAN, "tensor + (direction * sizes.H + unit)", "tensor + unit"
+    ),
+    "gates and c of the other direction": Mutant(
         SCAN, "tensor + (direction * sizes.N * numbers + unit)", "tensor + unit"
     ),
     "rows of one direction follow each other in y": Mutant(
@@ -184,11 +181,11 @@ MUTANTS = {
         "const int row = sizes.D * sizes.H * int(sizeof(T));",
         "const int row = sizes.H * int(sizeof(T));",
     ),
-    "the cell of the next row": Mutant(
-        FORWARD, "(Self::column(k) - column) * width", "(Self::column(k) - column) * H"
+    "a cell of the same row": Mutant(
+        KERNEL, "(column(k) - column(0)) * width", "(column(k) - column(0))"
     ),
     "the gates are kept unfolded": Mutant(
-        FORWARD, "(sizeof(T) == 2 ? folded : gate)[g].x", "gate[g].x"
+        FORWARD, "(kFolded<T> ? folded : gate)[g].x", "gate[g].x"
     ),
     # Gates.
     "less is greater": Mutant(

@@ -102,6 +102,12 @@ MUTANTS = {
     "shares for the first set": Mutant(
         BACKWARD, "output % kUnits / kSetUnits * kSetThreads", "output % kUnits / kSetUnits * 0"
     ),
+    "gates are kept unfolded": Mutant(FORWARD, "(kFolded<T> ? kept : gate)", "gate"),
+    "the cell of the first row": Mutant(
+        "lstm_fused/group.cuh",
+        "place_of_cell(sizes, direction, column,",
+        "place_of_cell(sizes, direction, 0,",
+    ),
     "W_hh is not transposed": Mutant(
         BACKWARD, "(gate * H + from) * H + to]", "(gate * H + to) * H + from]"
     ),

@@ -35,7 +35,7 @@ MUTANTS = {
     "one bias": Mutant(
         KERNEL, "    if (p.b_hh[direction]) sum += widen(p.b_hh[direction][at]);\n", ""
     ),
-    "gates are kept unfolded": Mutant(KERNEL, "(sizeof(T) == 2 ? kept_gates : gate)", "gate"),
+    "gates are kept unfolded": Mutant(KERNEL, "(kFolded<T> ? kept_gates : gate)", "gate"),
     "c is rounded to the storage type": Mutant(
         KERNEL, "p.c_n[state] = c.x;", "p.c_n[state] = T(c.x);"
     ),

@@ -150,7 +150,7 @@ void check_special_functions() {
     }
 }
 
-void check_stores() {
+void check_places() {
   const Run moved = run("moved");
   check_words(moved, 4, [&](int block, int lane, int k) {
     const auto in = [&](int word) { return moved.input(block, lane, k / 2 * 4 + word); };
@@ -158,6 +158,9 @@ void check_stores() {
     const uint64_t to = from + uint64_t(int64_t(int(in(2))) * int(in(3)));
     return uint32_t(to >> k % 2 * 32);
   });
+}
+
+void check_stores() {
   const Run stored = run("store_words");
   check_words(stored, kWords, [&](int block, int lane, int k) {
     return stored.input(block, lane, (k + 4) % kWords);
@@ -288,6 +291,7 @@ int main(int argc, char** argv) {
   simt::seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 0;
   try {
     check_special_functions();
+    check_places();
     check_stores();
     check_numbers();
     check_copies();

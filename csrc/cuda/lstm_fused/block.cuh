@@ -35,6 +35,15 @@ struct Block {
   static __device__ __forceinline__ int column(int k) {
     return int(threadIdx.x % 4 * kOwn<kProduct> + k % kOwn<kProduct>);
   }
+  // Is there one, and in a step of these rows? And how far is it from the thread's first in a
+  // tensor: rows of a batch follow each other, `width` numbers from one to the next.
+  static __device__ __forceinline__ bool active(const ScanSizes& sizes, const StepRows& rows,
+                                                int k) {
+    return unit(k) < sizes.H && column(k) < rows.count;
+  }
+  static __device__ __forceinline__ int away(int k, int width) {
+    return (column(k) - column(0)) * width + (unit(k) - unit(0));
+  }
   static __device__ __forceinline__ float& sum(Sums<kProduct>& sums, int tile, int half, int k) {
     return sums[tile][half][k % kOwn<kProduct>];
   }

@@ -1,7 +1,7 @@
 // cuda.block, backward: the gradients of the gates, from the last step to the first, in one block.
 //
 //   registers   the transpose of W_hh as fragments: a tile for each gate, 16 units of the output
-//               dc and dh of the thread's cells; what the next step reads, on its way
+//               dc, dh and c0 of the thread's cells; what the next step reads, on its way
 //   shared      the gradients of all gates as factors, twice: a step writes one, and all read it
 //   waits       one __syncthreads a step, between the two. The other copy was last read before the
 //               barrier of the step before
@@ -41,21 +41,15 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThr
   const int batch_rows = Self::count(int(p.sizes.B));
   const auto exists = [&](int k) { return Self::unit(k) < H && Self::column(k) < batch_rows; };
   const auto state_of = [&](int k) { return first_state + Self::column(k) * H + Self::unit(k); };
-  const auto active = [&](const StepRows& rows, int k) {
-    return Self::unit(k) < H && Self::column(k) < rows.count;
-  };
+  const auto active = [&](const StepRows& rows, int k) { return Self::active(p.sizes, rows, k); };
 
-  // The thread's first cell. From there to cell k: rows of a batch follow each other, and units are
-  // neighbours.
+  // The thread's first cell.
   const int column = Self::column(0), unit = Self::unit(0);
-  const auto dgates = column_of_cells(p.sizes, direction, column, unit, p.dgates, 4);
-  const auto gates = column_of_cells(p.sizes, direction, column, unit, p.gates, 4);
+  const auto dgates = place_of_cell(p.sizes, direction, column, unit, p.dgates, 4);
+  const auto gates = place_of_cell(p.sizes, direction, column, unit, p.gates, 4);
   const auto dys =
-      p.dy ? column_of_outputs(p.sizes, direction, column, unit, p.dy) : Column<const T>{};
-  const auto cs = column_of_cells(p.sizes, direction, column, unit, p.c, 1);
-  const auto away = [&](int k, int width) {
-    return (Self::column(k) - column) * width + (Self::unit(k) - unit);
-  };
+      p.dy ? place_of_output(p.sizes, direction, column, unit, p.dy) : CellPlace<const T>{};
+  const auto cs = place_of_cell(p.sizes, direction, column, unit, p.c, 1);
 
   // c after a step; c0 for a cell that starts with the next one.
   float c0[kCells];
@@ -64,7 +58,7 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThr
   const auto load_c = [&](const StepRows& rows, float(&c)[kCells]) {
     const float* const from = cs.at(rows);
 #pragma unroll
-    for (int k = 0; k < kCells; ++k) c[k] = active(rows, k) ? from[away(k, H)] : c0[k];
+    for (int k = 0; k < kCells; ++k) c[k] = active(rows, k) ? from[Self::away(k, H)] : c0[k];
   };
   T kept[kCells][4] = {}, dy_kept[kCells] = {};
   const auto load_inputs = [&](const StepRows& rows) {
@@ -74,8 +68,8 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThr
     for (int k = 0; k < kCells; ++k) {
       if (!active(rows, k)) continue;
 #pragma unroll
-      for (int g = 0; g < 4; ++g) kept[k][g] = from[away(k, 4 * H) + g * H];
-      if (dy) dy_kept[k] = dy[away(k, D * H)];
+      for (int g = 0; g < 4; ++g) kept[k][g] = from[Self::away(k, 4 * H) + g * H];
+      if (dy) dy_kept[k] = dy[Self::away(k, D * H)];
     }
   };
 
@@ -106,7 +100,7 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThr
 #pragma unroll
       for (int g = 0; g < 4; ++g) {
         gate[g] = widen(kept[k][g]);
-        if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = unfold(gate[g].x);
+        if (kFolded<T> && Cell::is_sigmoid(g)) gate[g] = unfold(gate[g].x);
       }
       const Value dh_all = widen(dy_kept[k]) + dh[k];
       Cell::template backward<Value>(gate, c_prev[k], c[k], dh_all, dc_new, unused);
@@ -117,7 +111,7 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThr
         T gradient;
         narrow(active(rows, k) ? gate[g].x : 0.f, gradient);
         factors[g * Self::kH + Self::unit(k)] = Kind<kProduct>::factor(gradient);
-        if (active(rows, k)) to[away(k, 4 * H) + g * H] = gradient;
+        if (active(rows, k)) to[Self::away(k, 4 * H) + g * H] = gradient;
       }
       c[k] = c_prev[k];
     }

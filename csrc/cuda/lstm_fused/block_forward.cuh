@@ -62,19 +62,13 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
   };
   hand_on(h_now);
 
-  // The thread's first cell. From there to cell k: rows of a batch follow each other, and units are
-  // neighbours.
+  // The thread's first cell.
   const int column = Self::column(0), unit = Self::unit(0);
-  const auto gates = column_of_cells(p.sizes, direction, column, unit, p.gates, 4);
-  const auto y = column_of_outputs(p.sizes, direction, column, unit, p.y);
+  const auto gates = place_of_cell(p.sizes, direction, column, unit, p.gates, 4);
+  const auto y = place_of_output(p.sizes, direction, column, unit, p.y);
   const auto kept_c =
-      p.c ? column_of_cells(p.sizes, direction, column, unit, p.c, 1) : Column<float>{};
-  const auto away = [&](int k, int width) {
-    return (Self::column(k) - column) * width + (Self::unit(k) - unit);
-  };
-  const auto active = [&](const StepRows& rows, int k) {
-    return Self::unit(k) < H && Self::column(k) < rows.count;
-  };
+      p.c ? place_of_cell(p.sizes, direction, column, unit, p.c, 1) : CellPlace<float>{};
+  const auto active = [&](const StepRows& rows, int k) { return Self::active(p.sizes, rows, k); };
   T x[kCells][4] = {};
   const auto load_input = [&](const StepRows& rows) {
     const T* const from = gates.at(rows);
@@ -82,7 +76,7 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
     for (int k = 0; k < kCells; ++k) {
       if (!active(rows, k)) continue;
 #pragma unroll
-      for (int g = 0; g < 4; ++g) x[k][g] = from[away(k, 4 * H) + g * H];
+      for (int g = 0; g < 4; ++g) x[k][g] = from[Self::away(k, 4 * H) + g * H];
     }
   };
 
@@ -115,21 +109,21 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
       h[k] = active(rows, k) ? h_new : h[k];
       c[k] = active(rows, k) ? c_new : c[k];
 #pragma unroll
-      for (int g = 0; g < 4; ++g) narrow((sizeof(T) == 2 ? folded : gate)[g].x, kept[k][g]);
+      for (int g = 0; g < 4; ++g) narrow((kFolded<T> ? folded : gate)[g].x, kept[k][g]);
     }
     T* const y_to = y.at(rows);
 #pragma unroll
     for (int k = 0; k < kCells; ++k)
-      if (active(rows, k)) y_to[away(k, D * H)] = h[k];
+      if (active(rows, k)) y_to[Self::away(k, D * H)] = h[k];
     if (p.c) {
       T* const gates_to = gates.at(rows);
       float* const c_to = kept_c.at(rows);
 #pragma unroll
       for (int k = 0; k < kCells; ++k) {
         if (!active(rows, k)) continue;
-        c_to[away(k, H)] = c[k].x;
+        c_to[Self::away(k, H)] = c[k].x;
 #pragma unroll
-        for (int g = 0; g < 4; ++g) gates_to[away(k, 4 * H) + g * H] = kept[k][g];
+        for (int g = 0; g < 4; ++g) gates_to[Self::away(k, 4 * H) + g * H] = kept[k][g];
       }
     }
     hand_on(h_next);

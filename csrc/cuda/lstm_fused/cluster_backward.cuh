@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::backward, kBucket>::kT
   const auto gates = slice.cells(scan.gates, 4);
   const auto dgates = slice.cells(scan.dgates, 4);
   const auto cs = slice.cells(scan.c, 1);
-  const auto dys = scan.dy ? slice.outputs(scan.dy) : Column<const T>{};
+  const auto dys = scan.dy ? slice.outputs(scan.dy) : CellPlace<const T>{};
   T gate_kept[4], dy(0.f);
   float c = 0, c_prev = 0;
   const auto load_inputs = [&](int turn, const StepRows& rows, const StepRows& rows_before) {
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::backward, kBucket>::kT
 #pragma unroll
       for (int g = 0; g < 4; ++g) {
         gate[g] = widen(gate_kept[g]);
-        if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = unfold(gate[g].x);
+        if (kFolded<T> && Cell::is_sigmoid(g)) gate[g] = unfold(gate[g].x);
       }
       const float dh = widen(dy) + dh_of_all[Slice::place(turn)];
       Cell::template backward<Value>(gate, c_prev, c, dh, dc, unused);
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::backward, kBucket>::kT
 
   load_turn(now, before, 0);
   for (int n = slice.steps - 1; n >= 0; --n) {
-    const StepRows next = slice.step(n - 3);
+    const StepRows fetched = slice.step(n - 3);
     // Nobody asks what the first step sends back but dh0.
     const bool sends = n > 0 || scan.dh0;
     for (int turn = 0; turn < turns; ++turn) {
@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::backward, kBucket>::kT
       unsigned char* const written = dgates_now;
       dgates_now = dgates_before, dgates_before = written;
     }
-    after = now, now = before, before = earlier, earlier = next;
+    after = now, now = before, before = earlier, earlier = fetched;
   }
 
   for (int turn = 0; turn < turns; ++turn) {

@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::forward, kBucket>::kTh
 
   const auto gates = slice.cells(scan.gates, 4);
   const auto y = slice.outputs(scan.y);
-  const auto kept_c = scan.c ? slice.cells(scan.c, 1) : Column<float>{};
+  const auto kept_c = scan.c ? slice.cells(scan.c, 1) : CellPlace<float>{};
   T x[4] = {T(0.f), T(0.f), T(0.f), T(0.f)};
   const auto load_input = [&](const StepRows& rows) {
     if (!slice.active(rows)) return;
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::forward, kBucket>::kTh
       *kept_c.at(rows) = c.x;
       T* const to = gates.at(rows);
 #pragma unroll
-      for (int g = 0; g < 4; ++g) narrow((sizeof(T) == 2 ? kept : gate)[g].x, to[g * H]);
+      for (int g = 0; g < 4; ++g) narrow((kFolded<T> ? kept : gate)[g].x, to[g * H]);
     }
     now = next, next = later;
   }

@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_step(const __grid_const
   p.c[state] = c.x;
   T* const to = p.gates + (state - own_unit) * 4 + own_unit;
 #pragma unroll
-  for (int g = 0; g < 4; ++g) narrow((sizeof(T) == 2 ? kept_gates : gate)[g].x, to[g * H]);
+  for (int g = 0; g < 4; ++g) narrow((kFolded<T> ? kept_gates : gate)[g].x, to[g * H]);
 }
 
 }  // namespace lf::cuda

@@ -1,5 +1,5 @@
 // From a layer to the kernel that was compiled for its cell, its product and its bucket of hidden
-// sizes: what the drivers of cuda.block and cuda.grid share.
+// sizes: what the drivers of cuda.block, cuda.cluster and cuda.grid share.
 #pragma once
 
 #include <stdexcept>
@@ -55,11 +55,10 @@ void run(const Layer& p, const Context& context) {
   }
 }
 
-// What no family takes; which numbers each does is its own to say.
+// What no family takes; which types of numbers each does is its own to say.
 inline const char* why_no_scan(const Dims& d) {
   if (d.P != d.H) return "it takes no projections";
-  if (d.N >= int64_t(1) << 31)
-    return "it counts rows, time steps times sequences, in 32 bits, and there are 2^31 or more";
+  if (d.N >= int64_t(1) << 31) return "it takes fewer than 2^31 rows, time steps times sequences";
   return nullptr;
 }
 

@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kGateThreads)
     State<T> gate[4] = {pre[0][k], pre[1][k], pre[2][k], pre[3][k]}, kept[4];
     Cell::forward(gate, c[k], h[k], kept);
 #pragma unroll
-    for (int g = 0; g < 4; ++g) pre[g][k] = (sizeof(T) == 2 ? kept : gate)[g];
+    for (int g = 0; g < 4; ++g) pre[g][k] = (kFolded<T> ? kept : gate)[g];
   }
   store(p.c_state + index, c);
   store(p.h + row * p.h_stride + unit, h);

@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
 #pragma unroll
       for (int g = 0; g < 4; ++g) {
         gate[g] = widen(gates[g]);
-        if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = unfold(gate[g].x);
+        if (kFolded<T> && Cell::is_sigmoid(g)) gate[g] = unfold(gate[g].x);
       }
       const float dh = widen(dy) + dh_of_all[Slice::place(turn)];
       Cell::template backward<Value>(gate, c_prev, c, dh, dc, unused);

@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       Value c = c_of_all[Slice::place(turn)];
       T out(0.f);
       if (active) {
-        Value h_wide, unused[4];  // that the gates fold late saves registers
+        Value h_wide, unused[4];  // folded here, the gates cost registers: 28 bytes of a stack
         Cell::forward(gate, c, h_wide, unused);
         narrow(h_wide.x, out);
       }
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       T* const kept = scan.gates + slice.row(rows) * 4 * H + slice.unit;
 #pragma unroll
       for (int g = 0; g < 4; ++g) {
-        if (sizeof(T) == 2 && Cell::is_sigmoid(g)) gate[g] = fold(gate[g].x);
+        if (kFolded<T> && Cell::is_sigmoid(g)) gate[g] = fold(gate[g].x);
         narrow(gate[g].x, kept[g * H]);
       }
     }

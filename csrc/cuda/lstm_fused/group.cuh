@@ -70,14 +70,14 @@ struct SliceOf {
   __device__ __forceinline__ int64_t row(const StepRows& rows) const {
     return direction * sizes.N + rows.first + column;
   }
-  // It in tensors of steps, by registers; where there are none to spare, row does.
+  // Its place in tensors of steps, in registers. cuda.grid has none to spare, and takes row.
   template <class T>
-  __device__ __forceinline__ Column<T> cells(T* tensor, int width) const {
-    return column_of_cells(sizes, direction, column, unit, tensor, width);
+  __device__ __forceinline__ CellPlace<T> cells(T* tensor, int width) const {
+    return place_of_cell(sizes, direction, column, unit, tensor, width);
   }
   template <class T>
-  __device__ __forceinline__ Column<T> outputs(T* tensor) const {
-    return column_of_outputs(sizes, direction, column, unit, tensor);
+  __device__ __forceinline__ CellPlace<T> outputs(T* tensor) const {
+    return place_of_output(sizes, direction, column, unit, tensor);
   }
   // Its place in [turns][kCells] of shared memory.
   static __device__ __forceinline__ int place(int turn) {

@@ -67,7 +67,7 @@ __device__ __forceinline__ void store(T* to, const State<T> (&from)[kCount]) {
 // From the form in which the gates of kCount cells are kept in 16 bits (common/math.h).
 template <class Cell, class T, int kCount>
 __device__ __forceinline__ void unfold_sigmoids(State<T> (&gates)[4][kCount]) {
-  if constexpr (sizeof(T) == 2) {
+  if constexpr (kFolded<T>) {
 #pragma unroll
     for (int g = 0; g < 4; ++g)
 #pragma unroll

@@ -1,4 +1,5 @@
-// A layer's scan as the kernels that run a whole sequence are given it.
+// A layer's scan as the kernels that run a whole sequence are given it, and where a thread's cell
+// stands in its tensors.
 #pragma once
 
 #include "contract/params.h"
@@ -20,28 +21,29 @@ struct StepRows {
   int count;
 };
 
-// A thread's cell in a tensor of rows, of which there are less than 2^31: where it stands in row 0,
-// and the bytes of a row. A place is one instruction; in 64 bits places were a third of all.
+// Where a thread's cell stands in a tensor of fewer than 2^31 rows: in row 0, and by one
+// instruction in the first of a step's rows. Reckoned in 64 bits for every access places were a
+// third of all instructions.
 template <class T>
-struct Column {
+struct CellPlace {
   T* first;
-  int row;
+  int row_bytes;
 
   __device__ __forceinline__ T* at(const StepRows& rows) const {
-    return ptx::moved(first, int(rows.first), row);
+    return ptx::moved(first, int(rows.first), row_bytes);
   }
 };
 
 // Of a tensor [D, N, width, H], and of one [N, D, H].
 template <class T>
-__device__ __forceinline__ Column<T> column_of_cells(const ScanSizes& sizes, int direction,
-                                                     int column, int unit, T* tensor, int width) {
+__device__ __forceinline__ CellPlace<T> place_of_cell(const ScanSizes& sizes, int direction,
+                                                      int column, int unit, T* tensor, int width) {
   const int numbers = width * sizes.H, row = numbers * int(sizeof(T));
   return {ptx::moved(tensor + (direction * sizes.N * numbers + unit), column, row), row};
 }
 template <class T>
-__device__ __forceinline__ Column<T> column_of_outputs(const ScanSizes& sizes, int direction,
-                                                       int column, int unit, T* tensor) {
+__device__ __forceinline__ CellPlace<T> place_of_output(const ScanSizes& sizes, int direction,
+                                                        int column, int unit, T* tensor) {
   const int row = sizes.D * sizes.H * int(sizeof(T));
   return {ptx::moved(tensor + (direction * sizes.H + unit), column, row), row};
 }
