@@ -26,7 +26,7 @@ MUTANTS = {
     ),
     "folded gates are not unfolded": Mutant(GATES, "  unfold_sigmoids<Cell, T>(gates);\n", ""),
     "gates are kept unfolded": Mutant(GATES, "(kFolded<T> ? kept : gate)", "gate"),
-    "the tanh is unfolded too": Mutant(MEMORY, "k < kCount && Cell::is_sigmoid(g)", "k < kCount"),
+    "the tanh is unfolded too": Mutant(GATES, "k < kCount && Cell::is_sigmoid(g)", "k < kCount"),
     "a row that ends asks its next step": Mutant(
         GATES, "row < continuing ? dh_recurrent", "row <= continuing ? dh_recurrent"
     ),

@@ -56,6 +56,17 @@ struct OutputGradient {
   T* dh;                  // [rows, P]
 };
 
+// From the form in which the gates of kCount cells are kept in 16 bits (common/math.h).
+template <class Cell, class T, int kCount>
+__device__ __forceinline__ void unfold_sigmoids(State<T> (&gates)[4][kCount]) {
+  if constexpr (kFolded<T>) {
+#pragma unroll
+    for (int g = 0; g < 4; ++g)
+#pragma unroll
+      for (int k = 0; k < kCount && Cell::is_sigmoid(g); ++k) gates[g][k] = unfold(gates[g][k]);
+  }
+}
+
 // to += the elements at from.
 template <int kCount, class T>
 __device__ __forceinline__ void accumulate(const T* from, State<T> (&to)[kCount]) {

@@ -1,5 +1,5 @@
 // Elements in memory: widened to the type that cells compute in and back, several neighbours at
-// once, and gates out of the form that is kept.
+// once.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -61,17 +61,6 @@ __device__ __forceinline__ void store(T* to, const State<T> (&from)[kCount]) {
     }
   } else {
     *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
-  }
-}
-
-// From the form in which the gates of kCount cells are kept in 16 bits (common/math.h).
-template <class Cell, class T, int kCount>
-__device__ __forceinline__ void unfold_sigmoids(State<T> (&gates)[4][kCount]) {
-  if constexpr (kFolded<T>) {
-#pragma unroll
-    for (int g = 0; g < 4; ++g)
-#pragma unroll
-      for (int k = 0; k < kCount && Cell::is_sigmoid(g); ++k) gates[g][k] = unfold(gates[g][k]);
   }
 }
 
