@@ -96,8 +96,8 @@ __global__ void cell_latency(BlockRounds p) {
 #pragma unroll
     for (int k = 0; k < kCells; ++k) {
       const float x = h[k];
-      float gate[4] = {x + 0.5f, 2 * x + 1, 1 - x, 0.5f - 2 * x};
-      cuda::LstmCell::forward(gate, c[k], h[k]);
+      float gate[4] = {x + 0.5f, 2 * x + 1, 1 - x, 0.5f - 2 * x}, unused[4];
+      cuda::LstmCell::forward(gate, c[k], h[k], unused);
     }
   float sum = 0;
   for (int k = 0; k < kCells; ++k) sum += h[k];
