@@ -44,6 +44,16 @@ struct Block {
   static __device__ __forceinline__ int away(int k, int width) {
     return (column(k) - column(0)) * width + (unit(k) - unit(0));
   }
+  // Where the thread's first stands in tensors of steps.
+  template <class U>
+  static __device__ __forceinline__ CellPlace<U> cells(const ScanSizes& sizes, U* tensor,
+                                                       int width) {
+    return place_of_cell(sizes, direction(), column(0), unit(0), tensor, width);
+  }
+  template <class U>
+  static __device__ __forceinline__ CellPlace<U> outputs(const ScanSizes& sizes, U* tensor) {
+    return place_of_output(sizes, direction(), column(0), unit(0), tensor);
+  }
   static __device__ __forceinline__ float& sum(Sums<kProduct>& sums, int tile, int half, int k) {
     return sums[tile][half][k % kOwn<kProduct>];
   }

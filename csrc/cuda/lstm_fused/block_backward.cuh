@@ -43,13 +43,10 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::backward, kBucket>::kThr
   const auto state_of = [&](int k) { return first_state + Self::column(k) * H + Self::unit(k); };
   const auto active = [&](const StepRows& rows, int k) { return Self::active(p.sizes, rows, k); };
 
-  // The thread's first cell.
-  const int column = Self::column(0), unit = Self::unit(0);
-  const auto dgates = place_of_cell(p.sizes, direction, column, unit, p.dgates, 4);
-  const auto gates = place_of_cell(p.sizes, direction, column, unit, p.gates, 4);
-  const auto dys =
-      p.dy ? place_of_output(p.sizes, direction, column, unit, p.dy) : CellPlace<const T>{};
-  const auto cs = place_of_cell(p.sizes, direction, column, unit, p.c, 1);
+  const auto dgates = Self::cells(p.sizes, p.dgates, 4);
+  const auto gates = Self::cells(p.sizes, p.gates, 4);
+  const auto dys = p.dy ? Self::outputs(p.sizes, p.dy) : CellPlace<const T>{};
+  const auto cs = Self::cells(p.sizes, p.c, 1);
 
   // c after a step; c0 for a cell that starts with the next one.
   float c0[kCells];

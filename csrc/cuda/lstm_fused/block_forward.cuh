@@ -62,12 +62,9 @@ __global__ void __launch_bounds__(Block<kProduct, Pass::forward, kBucket>::kThre
   };
   hand_on(h_now);
 
-  // The thread's first cell.
-  const int column = Self::column(0), unit = Self::unit(0);
-  const auto gates = place_of_cell(p.sizes, direction, column, unit, p.gates, 4);
-  const auto y = place_of_output(p.sizes, direction, column, unit, p.y);
-  const auto kept_c =
-      p.c ? place_of_cell(p.sizes, direction, column, unit, p.c, 1) : CellPlace<float>{};
+  const auto gates = Self::cells(p.sizes, p.gates, 4);
+  const auto y = Self::outputs(p.sizes, p.y);
+  const auto kept_c = p.c ? Self::cells(p.sizes, p.c, 1) : CellPlace<float>{};
   const auto active = [&](const StepRows& rows, int k) { return Self::active(p.sizes, rows, k); };
   T x[kCells][4] = {};
   const auto load_input = [&](const StepRows& rows) {
