@@ -203,6 +203,9 @@ static void scan_backward(const BackwardTask<S>& task, const Share& share, int64
   const int64_t column0 = first_column<S>(d.P, share.part, share.parts);
   const int64_t column1 = first_column<S>(d.P, share.part + 1, share.parts);
   Barrier& barrier = task.barriers[share.barrier];
+  const int64_t first = first_of_slice(order, first_step, last_step + 1, share.slice, share.slices);
+  const int64_t end =
+      first_of_slice(order, first_step, last_step + 1, share.slice + 1, share.slices);
 
   BackwardStep<S> s{.w_hh = task.w_hh[i], .w_hr = task.w_hr[i]};
   s.H = d.H;
@@ -215,8 +218,8 @@ static void scan_backward(const BackwardTask<S>& task, const Share& share, int64
   s.dh0 = p.dh0 ? static_cast<S*>(p.dh0) + i * d.B * d.P : nullptr;
 
   for (int64_t step = last_step; step >= first_step; --step) {
-    const int64_t row = i * d.N + order.first_row(step), rows = order.rows(step);
-    const int64_t b0 = share.b0, b1 = rows < share.b1 ? rows : share.b1;
+    const int64_t row = i * d.N + order.first_row(step);
+    const int64_t b0 = clamp(first, 0, order.rows(step)), b1 = clamp(end, 0, order.rows(step));
     s.continued = order.continued(step);
     s.continuing = order.continuing(step);
     s.dy =
@@ -261,6 +264,12 @@ static int64_t chunk_begin(const LayerBackward& p, int64_t end) {
   return step;
 }
 
+// Into how many pieces the hidden units can be cut: backward, a panel each.
+template <class S>
+constexpr int64_t backward_parts(const Dims& d) {
+  return ceil_div(d.H < d.P ? d.P : d.H, kPanel<S>);
+}
+
 template <class S, class CellType>
 static void backward_member(const void* task_, int member, int members) {
   const BackwardTask<S>& task = *static_cast<const BackwardTask<S>*>(task_);
@@ -273,13 +282,11 @@ static void backward_member(const void* task_, int member, int members) {
   }
   everyone.wait(members);
   const int scanning = members < task.scan_members ? members : task.scan_members;
-  Share mine{};
-  if (member < scanning) mine = share(p.d, kTileRows, member, scanning);
+  const Share mine = share(p.d, split(p.d, kTileRows, backward_parts<S>(p.d), scanning), member);
   for (int64_t end = p.d.T, begin; end > 0; end = begin) {
     begin = chunk_begin<S>(p, end);
-    if (mine.b0 < mine.b1)
-      for (int64_t i = mine.d0; i < mine.d1; ++i)
-        scan_backward<S, CellType>(task, mine, i, begin, end - 1);
+    for (int64_t i = mine.d0; i < mine.d1; ++i)
+      scan_backward<S, CellType>(task, mine, i, begin, end - 1);
     everyone.wait(members);
     if (member < task.gradients.members)
       add_gradients(task.gradients, begin, end, member,
@@ -306,7 +313,8 @@ static void backward_of(const LayerBackward& p, const Context& context) {
     std::memcpy(p.dc0, p.dc_n, state);
   else
     std::memset(p.dc0, 0, state);
-  task.scan_members = team_size(d, context.threads);
+  task.scan_members =
+      scan_split(d, kTileRows, backward_parts<S>(d), context.threads).members();
   const int most =
       task.scan_members > task.gradients.members ? task.scan_members : task.gradients.members;
   run_team(most, backward_member<S, CellType>, &task);

@@ -39,7 +39,7 @@ struct ForwardTask {
   S* h_cell[kMaxDirections];     // [B, H]
   T* projected[kMaxDirections];  // [chunk rows, 4, H], unless in_gates
   S* zeros;                      // [P]: the missing h0
-  Barrier* barriers;
+  Barrier* barriers;             // of slices, then of the team
 };
 
 template <class S>
@@ -70,9 +70,9 @@ static int64_t plan_forward(const LayerForward& p, void* base, ForwardTask<S>& t
   return used;
 }
 
+// One member's share of the packing.
 template <class S>
-static void pack_forward(const void* task_, int member, int members) {
-  const ForwardTask<S>& task = *static_cast<const ForwardTask<S>*>(task_);
+static void pack_forward(const ForwardTask<S>& task, int member, int members) {
   const LayerForward& p = *task.p;
   const Dims& d = p.d;
   for (int64_t i = 0; i < d.D; ++i) {
@@ -120,6 +120,9 @@ static void scan_forward(const ForwardTask<S>& task, const Share& share, int64_t
   const int64_t column1 = first_column<S>(d.P, share.part + 1, share.parts);
   Barrier& barrier = task.barriers[share.barrier];
 
+  const int64_t first = first_of_slice(order, 0, d.T, share.slice, share.slices);
+  const int64_t end = first_of_slice(order, 0, d.T, share.slice + 1, share.slices);
+
   const S* x = static_cast<const S*>(p.x);
   ForwardStep<S> s{};
   s.I = p.I;
@@ -146,17 +149,17 @@ static void scan_forward(const ForwardTask<S>& task, const Share& share, int64_t
     if (task.chunk && step % task.chunk == 0) {
       const int64_t last = (step + task.chunk < d.T ? step + task.chunk : d.T) - 1;
       const int64_t begin = p.offsets[order.reverse ? order.t(last) : step];
-      const int64_t end = p.offsets[(order.reverse ? order.t(step) : last) + 1];
+      const int64_t rows = p.offsets[(order.reverse ? order.t(step) : last) + 1] - begin;
       if (!task.in_gates) first_row = begin;
       s.x = x + begin * p.I;
       s.projected = projected + (begin - first_row) * 4 * d.H;
-      for (int64_t b = 0, b1; b < end - begin; b = b1) {
-        b1 = strip_end(b, end - begin);
+      for (int64_t b = 0, b1; b < rows; b = b1) {
+        b1 = strip_end(b, rows);
         for (int64_t unit = unit0; unit < unit1; unit += units) project_input(s, b, b1, unit);
       }
     }
-    const int64_t row = order.first_row(step), rows = order.rows(step);
-    const int64_t b1 = rows < share.b1 ? rows : share.b1;
+    const int64_t row = order.first_row(step);
+    const int64_t b0 = clamp(first, 0, order.rows(step)), b1 = clamp(end, 0, order.rows(step));
     s.x = x + row * p.I;
     s.y_prev =
         step ? static_cast<S*>(p.y) + order.first_row(step - 1) * s.y_stride + i * d.P : nullptr;
@@ -167,7 +170,7 @@ static void scan_forward(const ForwardTask<S>& task, const Share& share, int64_t
     s.continued = order.continued(step);
     s.continuing = order.continuing(step);
     s.multiply = step > 0 || p.h0;
-    for (gates.b = share.b0; gates.b < b1; gates.b = gates.b1) {
+    for (gates.b = b0; gates.b < b1; gates.b = gates.b1) {
       gates.b1 = strip_end(gates.b, b1);
       const int64_t at_once = kStripRows / (gates.b1 - gates.b) * units;
       for (int64_t unit = unit0; unit < unit1; unit += at_once)
@@ -175,17 +178,27 @@ static void scan_forward(const ForwardTask<S>& task, const Share& share, int64_t
     }
     if (s.h_cell) {
       barrier.wait(share.parts);
-      for_panels<S>(Projection<S>{s}, share.b0, b1, column0, column1);
+      for_panels<S>(Projection<S>{s}, b0, b1, column0, column1);
     }
     barrier.wait(share.parts);
   }
 }
 
+// Into how many pieces the hidden units can be cut: forward, one vector each.
+template <class S>
+constexpr int64_t forward_parts(const Dims& d) {
+  return ceil_div(d.H, VecOf<S>::kWidth);
+}
+
 template <class S, class CellType>
 static void forward_member(const void* task_, int member, int members) {
   const ForwardTask<S>& task = *static_cast<const ForwardTask<S>*>(task_);
-  const Share mine = share(task.p->d, kTileRows, member, members);
-  if (mine.b0 == mine.b1) return;
+  const Dims& d = task.p->d;
+  if (task.packed) {
+    pack_forward(task, member, members);
+    task.barriers[kMaxTeam].wait(members);
+  }
+  const Share mine = share(d, split(d, kTileRows, forward_parts<S>(d), members), member);
   for (int64_t i = mine.d0; i < mine.d1; ++i) scan_forward<S, CellType>(task, mine, i);
 }
 
@@ -198,7 +211,7 @@ static size_t forward_workspace_of(const LayerForward& p) {
 template <class S, class CellType>
 static void forward_of(const LayerForward& p, const Context& context) {
   const Dims& d = p.d;
-  Barrier barriers[kMaxTeam];
+  Barrier barriers[kMaxTeam + 1];
   ForwardTask<S> task{};
   plan_forward(p, context.workspace, task);
   task.barriers = barriers;
@@ -209,9 +222,8 @@ static void forward_of(const LayerForward& p, const Context& context) {
     std::memcpy(p.c_n, p.c0, state);
   else
     std::memset(p.c_n, 0, state);
-  const int threads = team_size(d, context.threads);
-  if (task.packed) run_team(threads, pack_forward<S>, &task);
-  run_team(threads, forward_member<S, CellType>, &task);
+  const Split wanted = scan_split(d, kTileRows, forward_parts<S>(d), context.threads);
+  run_team(wanted.members(), forward_member<S, CellType>, &task);
 }
 
 }  // namespace lf::LF_ISA

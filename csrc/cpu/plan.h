@@ -1,24 +1,17 @@
-// How a layer is shared among the members of a team, and a workspace among its parts: pure
-// arithmetic.
+// How a layer is shared among the members of a team, and a workspace among its parts.
 //
-// Directions are independent, and so are slices of the batch: sharing by these needs no
-// synchronisation. What is left over shares the hidden units of one slice, at the price of a
-// barrier per time step (0.2 to 0.3 us on two cores).
+// Directions are independent, and so are slices of the batch: members that share by these do not
+// wait for each other in a step. What is left over shares the hidden units of one slice, at the
+// price of a barrier per time step (0.2 to 0.3 us on two cores).
 #pragma once
 
 #include "common/macros.h"
 #include "common/types.h"
+#include "contract/order.h"
 #include "contract/params.h"
 #include "cpu/team.h"
 
 namespace lf::LF_ISA {
-
-// One member's share: directions [d0, d1), batch rows [b0, b1), and part `part` of `parts` of the
-// hidden units. The parts of one slice share the barrier with index `barrier`.
-struct Share {
-  int64_t d0, d1, b0, b1;
-  int part, parts, barrier;
-};
 
 // Below this a second thread costs more than it brings: waking a team takes about 5 us, in which
 // one core does some 3e5 flops; a step's barrier as much as 1e4.
@@ -31,43 +24,81 @@ constexpr int team_for(double flops, int threads) {
   const int most = threads < kMaxTeam ? threads : kMaxTeam;
   return wanted < most ? int(wanted) + 1 : most;
 }
-constexpr int team_size(const Dims& d, int threads) {
-  return team_for(d.D * step_flops(d, d.N), threads);
-}
-
-// The largest divisor of n that is at most limit (and at least 1).
-constexpr int largest_divisor(int n, int64_t limit) {
-  int best = 1;
-  for (int k = 2; k <= n && k <= limit; ++k)
-    if (n % k == 0) best = k;
-  return best;
-}
-
-// tile_rows: how many rows a kernel handles at once; a slice holds at least as many.
-constexpr Share share(const Dims& d, int tile_rows, int member, int members) {
-  const int direction_groups = members % d.D == 0 ? int(d.D) : 1;
-  const int group_members = members / direction_groups;
-  const int slices = largest_divisor(group_members, d.B / tile_rows);
-  const int left = group_members / slices;
-  const int64_t slice_rows = ceil_div(d.B, slices);
-  const double part_limit = step_flops(d, slice_rows) / kFlopsPerPart;
-  const int parts = largest_divisor(left, part_limit < left ? int64_t(part_limit) : left);
-
-  const int group = member / group_members, rank = member % group_members;
-  const int slice = rank / left, part = rank % left;
-  Share s{};
-  s.d0 = direction_groups == 1 ? 0 : group;
-  s.d1 = direction_groups == 1 ? d.D : group + 1;
-  s.b0 = d.B * slice / slices;
-  s.b1 = part < parts ? d.B * (slice + 1) / slices : s.b0;  // members without a part idle
-  s.part = part;
-  s.parts = parts;
-  s.barrier = group * slices + slice;
-  return s;
-}
 
 constexpr int64_t clamp(int64_t x, int64_t low, int64_t high) {
   return x < low ? low : x > high ? high : x;
+}
+
+// How many groups of members have directions of their own, slices there are of the batch, and parts
+// of the hidden units of each.
+struct Split {
+  int groups, slices, parts;
+  constexpr int members() const { return groups * slices * parts; }
+};
+
+// The split that has work for most of some members; among those first by directions, then by
+// slices. tile_rows: how many rows a kernel handles at once; a slice holds at least as many on
+// average. most_parts: into how many pieces a kernel can cut the hidden units.
+constexpr Split split(const Dims& d, int tile_rows, int64_t most_parts, int members) {
+  Split best{1, 1, 1};
+  for (int groups = members < d.D ? 1 : int(d.D); groups > 0; --groups)
+    for (int slices = int(clamp(d.B / tile_rows, 1, members / groups)); slices > 0; --slices) {
+      const double worth = step_flops(d, ceil_div(d.B, slices)) / kFlopsPerPart;
+      const int64_t limit = worth < double(most_parts) ? int64_t(worth) : most_parts;
+      const Split next{groups, slices, int(clamp(limit, 1, members / groups / slices))};
+      if (next.members() > best.members()) best = next;
+    }
+  return best;
+}
+
+// How the scan of a layer is split among at most so many threads.
+constexpr Split scan_split(const Dims& d, int tile_rows, int64_t most_parts, int threads) {
+  return split(d, tile_rows, most_parts, team_for(d.D * step_flops(d, d.N), threads));
+}
+
+// One member's share: directions [d0, d1), slice `slice` of `slices` of the batch, and part `part`
+// of `parts` of the hidden units. The parts of one slice share the barrier with index `barrier`.
+// A member that the split has no work for has no directions.
+struct Share {
+  int64_t d0, d1;
+  int slice, slices, part, parts, barrier;
+};
+constexpr Share share(const Dims& d, const Split& split, int member) {
+  if (member >= split.members()) return {};
+  const int barrier = member / split.parts, group = barrier / split.slices;
+  return {.d0 = split.groups == 1 ? 0 : group,
+          .d1 = split.groups == 1 ? d.D : group + 1,
+          .slice = barrier % split.slices,
+          .slices = split.slices,
+          .part = member % split.parts,
+          .parts = split.parts,
+          .barrier = barrier};
+}
+
+// The batch row that slice `slice` of `slices` begins with, if they are to have about as many rows
+// of the steps [step, step1) each: sequences of different lengths lie longest first, so half of
+// the sequences may be three quarters of the work.
+static int64_t first_of_slice(const Order& order, int64_t step, int64_t step1, int slice,
+                              int slices) {
+  // Rows of these steps that belong to the first b sequences.
+  const auto rows_of = [&](int64_t b) {
+    int64_t all = 0;
+    for (int64_t s = step; s < step1; ++s) all += clamp(b, 0, order.rows(s));
+    return all;
+  };
+  const int64_t early = order.rows(step), late = order.rows(step1 - 1);
+  const int64_t B = early < late ? late : early;
+  if (early == late) return B * slice / slices;
+  const int64_t wanted = rows_of(B) * slice / slices;
+  int64_t low = 0, high = B;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (rows_of(middle) < wanted)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
 }
 
 // Rows [first, end) of a layer, of time step t on. Backward comes to them after later steps, unless
@@ -78,7 +109,7 @@ struct Rows {
 };
 
 // The rows of direction i that the steps [step, step1) hold.
-static Rows rows_of(const LayerBackward& p, int64_t i, int64_t step, int64_t step1) {
+LF_FN Rows rows_of(const LayerBackward& p, int64_t i, int64_t step, int64_t step1) {
   const int64_t T = p.d.T, t = i ? T - step1 : step;
   return {p.offsets[t], p.offsets[t + step1 - step], t, step1 == T, step == 0};
 }

@@ -1,4 +1,6 @@
-// The CPU scan beside the oracle:   scan_check cpu.avx2
+// The CPU scan beside the oracle:   scan_check cpu.avx2 [nested]
+//
+// nested: fewer problems, by two threads at once, each in a parallel region already.
 //
 // Exits with 0 and "N problems, worst error X eps", with 1 and the first wrong tensor, or with 2
 // and a sentence where the variant cannot run here. stderr holds a line per problem, written before
@@ -16,41 +18,59 @@ const lf::Row* find(const char* name) {
   return nullptr;
 }
 
-}  // namespace
-
 using lf::check::Random, lf::check::Size;
 
+// The problems of one thread: how many, and the worst error.
+struct Done {
+  int problems = 0;
+  double worst = 0;
+};
+
+Done check_all(const lf::Variant& variant, int rounds, uint64_t seed) {
+  // Around the widths of vectors (2 to 16) and of panels (8 to 64), and enough for a team of three.
+  const int64_t sizes[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
+                           12, 13, 14, 15, 16, 17, 31, 32, 33, 50, 65};
+  Random random{seed};
+  Done done;
+  const auto check = [&]<class T>(int64_t H, Size size) {
+    const auto error =
+        lf::check::check_one<T>(variant, {}, random, H, size, done.problems + 1);
+    if (!error) return;
+    ++done.problems;
+    done.worst = std::max(done.worst, *error);
+  };
+  const auto check_dtypes = [&](int64_t H, Size size) {
+    check.operator()<float>(H, size);
+    check.operator()<double>(H, size);
+    check.operator()<lf::check::BFloat16>(H, size);
+  };
+  for (int round = 0; round < rounds; ++round)
+    for (const int64_t H : sizes) check_dtypes(H, Size::small);
+  for (const int64_t H : {1, 5, 16, 33, 65}) check_dtypes(H, Size::large);
+  return done;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
-  const lf::Row* const row = argc == 2 ? find(argv[1]) : nullptr;
+  const bool nested = argc == 3 && !std::strcmp(argv[2], "nested");
+  const lf::Row* const row = argc == 2 || nested ? find(argv[1]) : nullptr;
   if (!row) {
-    std::puts("usage: scan_check <name of a CPU variant, such as cpu.generic>");
+    std::puts("usage: scan_check <name of a CPU variant, such as cpu.generic> [nested]");
     return 1;
   }
   if (const char* const reason = lf::why_not_here(*row)) {
     std::printf("%s: %s\n", row->name, reason);
     return 2;
   }
-  constexpr int kRounds = 8;
-  // Around the widths of vectors (2 to 16) and of panels (8 to 64), and enough for a team of three.
-  const int64_t sizes[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
-                           12, 13, 14, 15, 16, 17, 31, 32, 33, 50, 65};
-  Random random{1};
-  double worst = 0;
-  int problems = 0;
-  const auto check = [&]<class T>(int64_t H, Size size) {
-    const auto error = lf::check::check_one<T>(*row->variant, {}, random, H, size, problems + 1);
-    if (!error) return;
-    ++problems;
-    worst = std::max(worst, *error);
-  };
-  const auto check_all = [&](int64_t H, Size size) {
-    check.operator()<float>(H, size);
-    check.operator()<double>(H, size);
-    check.operator()<lf::check::BFloat16>(H, size);
-  };
-  for (int round = 0; round < kRounds; ++round)
-    for (const int64_t H : sizes) check_all(H, Size::small);
-  for (const int64_t H : {1, 5, 16, 33, 65}) check_all(H, Size::large);
-  std::printf("%d problems, worst error %.3g eps\n", problems, worst);
+  Done all[2];
+  if (nested) {
+#pragma omp parallel for num_threads(2)
+    for (int k = 0; k < 2; ++k) all[k] = check_all(*row->variant, 2, uint64_t(k) + 1);
+  } else {
+    all[0] = check_all(*row->variant, 8, 1);
+  }
+  std::printf("%d problems, worst error %.3g eps\n", all[0].problems + all[1].problems,
+              std::max(all[0].worst, all[1].worst));
   return 0;
 }

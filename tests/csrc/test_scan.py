@@ -45,13 +45,15 @@ def build(compiler: list[str], flags: list[str], folder: Path) -> Path:
     return program
 
 
-def run(command: list[str]) -> None:
+def run(command: list[str], **settings: str) -> None:
     """Run scan_check; skip where the variant cannot run here, with the variant's own words."""
     done = subprocess.run(
         command,
         # Waiting threads sleep: more of them than cores is one of the cases. The kernels allocate
         # nothing, so there is nothing to leak; looking for leaks fails where ptrace is forbidden.
-        env=os.environ | {"OMP_WAIT_POLICY": "passive", "ASAN_OPTIONS": "detect_leaks=0"},
+        env=os.environ
+        | {"OMP_WAIT_POLICY": "passive", "ASAN_OPTIONS": "detect_leaks=0"}
+        | settings,
         capture_output=True,
         text=True,
         timeout=300,
@@ -75,6 +77,33 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", [name for name in KERNELS if name.startswith("cpu.")])
 def test_scan_under_sanitizers(sanitized: Path, name: str) -> None:
     run([str(sanitized), name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        ([], {"OMP_THREAD_LIMIT": "2"}),
+        (["nested"], {}),
+        (["nested"], {"OMP_MAX_ACTIVE_LEVELS": "2"}),
+        (["nested"], {"OMP_MAX_ACTIVE_LEVELS": "2", "OMP_THREAD_LIMIT": "5"}),
+    ],
+)
+def test_teams_smaller_than_asked_and_several_at_once(
+    sanitized: Path, arguments: list[str], settings: dict[str, str]
+) -> None:
+    """Inside a parallel region a team has one member, unless levels are allowed; never a hang."""
+    run([str(sanitized), "cpu.generic", *arguments], **settings)
+
+
+def test_shares_of_a_team(tmp_path: Path) -> None:
+    program = tmp_path / "share_check"
+    source = str(Path(__file__).with_name("share_check.cpp"))
+    command = [*_build.find_compiler(), "-std=c++20", "-Wall", "-Wextra", "-Werror"]
+    command += [f"-I{ROOT / 'csrc'}", source, "-o", str(program)]
+    subprocess.run(command, check=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout
 
 
 @pytest.mark.slow
@@ -114,6 +143,7 @@ def test_no_races_between_the_members_of_a_team(tmp_path: Path) -> None:
     ("file", "wait"),
     [
         ("forward.inl.h", "    barrier.wait(share.parts);\n  }\n}"),
+        ("forward.inl.h", "    task.barriers[kMaxTeam].wait(members);\n"),
         ("backward.inl.h", "    everyone.wait(members);\n    if (member <"),
         ("input_gradient.inl.h", "    if (i > 0) barrier.wait(members);\n"),
     ],
