@@ -5,8 +5,9 @@
 // the rows offsets[t] to offsets[t + 1]. A padded [T, B, *] tensor is the case of B rows at every
 // step.
 //
-// "dtype" is the storage type of the tensors, "state" its state_dtype: at least float. Gates that
-// are kept in 16 bits for backward are folded where they are sigmoids (common/math.h).
+// "dtype" is the storage type of the tensors, "state" its state_dtype: at least float. "weights" is
+// dtype, or 16 bits where a CPU computes in float: it widens them as it reads them. Gates that are
+// kept in 16 bits for backward are folded where they are sigmoids (common/math.h).
 #pragma once
 
 #include "common/types.h"
@@ -21,16 +22,16 @@ struct Dims {
 // Everything is contiguous.
 struct LayerForward {
   Cell cell;
-  DType dtype;
+  DType dtype, weights;
   Dims d;
   const int64_t* offsets;            // [T + 1] on the host
   int64_t I;                         // input size
   const void* x;                     // [N, I]    dtype
-  const void* w_ih[kMaxDirections];  // [4, H, I] dtype
+  const void* w_ih[kMaxDirections];  // [4, H, I] weights
   const void* b_ih[kMaxDirections];  // [4, H]    dtype, or nullptr: zeros
   const void* b_hh[kMaxDirections];  // [4, H]    dtype, or nullptr: zeros
-  const void* w_hh[kMaxDirections];  // [4, H, P] dtype
-  const void* w_hr[kMaxDirections];  // [P, H]    dtype, or nullptr: no projection
+  const void* w_hh[kMaxDirections];  // [4, H, P] weights
+  const void* w_hr[kMaxDirections];  // [P, H]    weights, or nullptr: no projection
   const void* h0;                    // [D, B, P] dtype, or nullptr: zeros
   const void* c0;                    // [D, B, H] state, or nullptr: zeros
   void* gates;  // [D, N, 4, H] dtype, out, if c is wanted: activations. In, unless
@@ -43,14 +44,14 @@ struct LayerForward {
 
 struct LayerBackward {
   Cell cell;
-  DType dtype;
+  DType dtype, weights;
   Dims d;
   const int64_t* offsets;            // [T + 1] on the host
   int64_t I;                         // input size
   const void* x;                     // [N, I]    dtype
-  const void* w_ih[kMaxDirections];  // [4, H, I] dtype
-  const void* w_hh[kMaxDirections];  // [4, H, P] dtype
-  const void* w_hr[kMaxDirections];  // [P, H]    dtype, or nullptr: no projection
+  const void* w_ih[kMaxDirections];  // [4, H, I] weights
+  const void* w_hh[kMaxDirections];  // [4, H, P] weights
+  const void* w_hr[kMaxDirections];  // [P, H]    weights, or nullptr: no projection
   const void* h0;                    // [D, B, P] dtype, or nullptr: zeros
   const void* c0;                    // [D, B, H] state, or nullptr: zeros
   const void* y;                     // [N, D, P] dtype

@@ -35,8 +35,8 @@ static int64_t plan_backward(const LayerBackward& p, int threads, void* base,
   const bool pack = d.T >= kPackFromSteps;
   for (int64_t i = 0; i < d.D; ++i) {
     const int64_t columns = d.T > 1 || p.dh0 ? d.P : 0;  // else nobody reads them
-    task.w_hh[i] = {static_cast<const S*>(p.w_hh[i]), 4 * d.H, columns, pack, nullptr};
-    task.w_hr[i] = {static_cast<const S*>(p.w_hr[i]), d.P, p.w_hr[i] ? d.H : 0, pack, nullptr};
+    task.w_hh[i] = {p.w_hh[i], p.weights, 4 * d.H, columns, pack, nullptr};
+    task.w_hr[i] = {p.w_hr[i], p.weights, d.P, p.w_hr[i] ? d.H : 0, pack, nullptr};
     task.w_hh[i].panels = take<S>(base, used, task.w_hh[i].size());
     task.w_hr[i].panels = take<S>(base, used, task.w_hr[i].size());
   }
@@ -313,8 +313,7 @@ static void backward_of(const LayerBackward& p, const Context& context) {
     std::memcpy(p.dc0, p.dc_n, state);
   else
     std::memset(p.dc0, 0, state);
-  task.scan_members =
-      scan_split(d, kTileRows, backward_parts<S>(d), context.threads).members();
+  task.scan_members = scan_split(d, kTileRows, backward_parts<S>(d), context.threads).members();
   const int most =
       task.scan_members > task.gradients.members ? task.scan_members : task.gradients.members;
   run_team(most, backward_member<S, CellType>, &task);

@@ -72,24 +72,30 @@ static int64_t plan_forward(const LayerForward& p, void* base, ForwardTask<S>& t
 
 // One member's share of the packing.
 template <class S>
-static void pack_forward(const ForwardTask<S>& task, int member, int members) {
-  const LayerForward& p = *task.p;
-  const Dims& d = p.d;
-  for (int64_t i = 0; i < d.D; ++i) {
-    const int64_t gate_panels = ceil_div(d.H, VecOf<S>::kWidth);
-    const int64_t row_panels = p.w_hr[i] ? ceil_div(d.P, kPanel<S>) : 0;
-    for (int64_t q = member; q < gate_panels; q += members) {
-      const int64_t unit = q * VecOf<S>::kWidth;
-      pack_gates(static_cast<const S*>(p.w_ih[i]), d.H, p.I, unit,
-                 task.w_ih[i] + q * kPanel<S> * padded<S>(p.I));
-      pack_gates(static_cast<const S*>(p.w_hh[i]), d.H, d.P, unit,
-                 task.w_hh[i] + q * kPanel<S> * padded<S>(d.P));
+struct PackForward {
+  const ForwardTask<S>& task;
+  int member, members;
+
+  template <class W>
+  void run() const {
+    const LayerForward& p = *task.p;
+    const Dims& d = p.d;
+    for (int64_t i = 0; i < d.D; ++i) {
+      const int64_t gate_panels = ceil_div(d.H, VecOf<S>::kWidth);
+      const int64_t row_panels = p.w_hr[i] ? ceil_div(d.P, kPanel<S>) : 0;
+      for (int64_t q = member; q < gate_panels; q += members) {
+        const int64_t unit = q * VecOf<S>::kWidth;
+        pack_gates(static_cast<const W*>(p.w_ih[i]), d.H, p.I, unit,
+                   task.w_ih[i] + q * kPanel<S> * padded<S>(p.I));
+        pack_gates(static_cast<const W*>(p.w_hh[i]), d.H, d.P, unit,
+                   task.w_hh[i] + q * kPanel<S> * padded<S>(d.P));
+      }
+      for (int64_t q = member; q < row_panels; q += members)
+        pack_rows(static_cast<const W*>(p.w_hr[i]), d.P, d.H, q * kPanel<S>,
+                  task.w_hr[i] + q * kPanel<S> * padded<S>(d.H));
     }
-    for (int64_t q = member; q < row_panels; q += members)
-      pack_rows(static_cast<const S*>(p.w_hr[i]), d.P, d.H, q * kPanel<S>,
-                task.w_hr[i] + q * kPanel<S> * padded<S>(d.H));
   }
-}
+};
 
 // b_ih + b_hh as panels of gates, with zeros past the last unit.
 template <class S>
@@ -131,9 +137,10 @@ static void scan_forward(const ForwardTask<S>& task, const Share& share, int64_t
   s.y_stride = d.D * d.P;
   s.packed = task.packed;
   s.bias = task.bias[i];
-  s.w_ih = task.packed ? task.w_ih[i] : static_cast<const S*>(p.w_ih[i]);
-  s.w_hh = task.packed ? task.w_hh[i] : static_cast<const S*>(p.w_hh[i]);
-  s.w_hr = task.packed ? task.w_hr[i] : static_cast<const S*>(p.w_hr[i]);
+  s.weights = p.weights;
+  s.w_ih = task.packed ? task.w_ih[i] : p.w_ih[i];
+  s.w_hh = task.packed ? task.w_hh[i] : p.w_hh[i];
+  s.w_hr = task.packed ? task.w_hr[i] : p.w_hr[i];
   s.h0 = p.h0 ? static_cast<const S*>(p.h0) + i * d.B * d.P : task.zeros;
   s.h0_stride = p.h0 ? d.P : 0;
   s.c_state = static_cast<T*>(p.c_n) + i * d.B * d.H;
@@ -195,7 +202,7 @@ static void forward_member(const void* task_, int member, int members) {
   const ForwardTask<S>& task = *static_cast<const ForwardTask<S>*>(task_);
   const Dims& d = task.p->d;
   if (task.packed) {
-    pack_forward(task, member, members);
+    with_weights<S>(task.p->weights, PackForward<S>{task, member, members});
     task.barriers[kMaxTeam].wait(members);
   }
   const Share mine = share(d, split(d, kTileRows, forward_parts<S>(d), members), member);

@@ -15,9 +15,10 @@ struct ForwardStep {
   const S* x;     // [rows, I]
   T* projected;   // [rows, 4, H]: x W_ih^T; nullptr: still to be multiplied
   const T* bias;  // [panel][4][W]
-  const S* w_ih;
-  const S* w_hh;  // packed or as given
-  const S* w_hr;
+  const void* w_ih;
+  const void* w_hh;  // packed or, in `weights`, as given
+  const void* w_hr;
+  DType weights;
   bool packed, multiply;  // multiply: some row has a state to multiply
   int64_t continued;      // rows from here on start from h0
   int64_t continuing;     // rows from here on end
@@ -51,8 +52,8 @@ struct StatesAt {
 
 // Packed gates of a vector of units.
 template <class S>
-LF_FN const S* gate_panel(const S* panels, int64_t unit, int64_t K) {
-  return panels + unit * 4 * padded<S>(K);
+LF_FN const S* gate_panel(const void* panels, int64_t unit, int64_t K) {
+  return static_cast<const S*>(panels) + unit * 4 * padded<S>(K);
 }
 
 // projected = x W_ih^T for rows that may be of several steps and one vector of units. Here and in
@@ -109,9 +110,12 @@ struct Gates {
       fill(out, bias);
       const int n = V::lanes(s.H - unit);
       const Streams gates{s.H, {n, n, n, n}};
-      if (s.multiply)
-        multiply_plain(out, rows, state_of, s.w_hh + unit * s.P, gates, V::kWidth, s.P, true);
-      multiply_plain(out, rows, input_of, s.w_ih + unit * s.I, gates, V::kWidth, s.I, true);
+      const PlainProduct<S, StatesAt<S>> of_states{out,   rows,      state_of, s.w_hh, unit,
+                                                   gates, V::kWidth, s.P,      true};
+      const PlainProduct<S, RowsAt<S>> of_inputs{out,   rows,      input_of, s.w_ih, unit,
+                                                 gates, V::kWidth, s.I,      true};
+      if (s.multiply) with_weights<S>(s.weights, of_states);
+      with_weights<S>(s.weights, of_inputs);
       return;
     }
     const bool far = is_far<S>(4 * s.H * (s.P + (s.projected ? 0 : s.I)));
@@ -191,16 +195,17 @@ struct Projection {
     Strip<S> strip;
     int lanes[4];
     panel_lanes<S>(column, s.P, lanes);
-    const int columns = lanes[0] + lanes[1] + lanes[2] + lanes[3], quarter = (columns + 3) / 4;
-    Streams streams{quarter, {}};
-    for (int i = 0; i < 4; ++i) streams.rows[i] = int(clamp(columns - i * quarter, 0, quarter));
     const RowsAt<S> cell_of{s.h_cell + b * s.H, s.H};
-    if (s.packed)
-      multiply_strip<S, J>(strip.at[0][0], b1 - b, cell_of,
-                           Right<S>{s.w_hr + column * padded<S>(s.H), s.H});
-    else
-      multiply_plain(strip.at[0][0], b1 - b, cell_of, s.w_hr + column * s.H, streams, streams.apart,
-                     s.H, false);
+    if (s.packed) {
+      const S* const panel = static_cast<const S*>(s.w_hr) + column * padded<S>(s.H);
+      multiply_strip<S, J>(strip.at[0][0], b1 - b, cell_of, Right<S>{panel, s.H});
+    } else {
+      const int columns = lanes[0] + lanes[1] + lanes[2] + lanes[3], quarter = (columns + 3) / 4;
+      Streams streams{quarter, {}};
+      for (int i = 0; i < 4; ++i) streams.rows[i] = int(clamp(columns - i * quarter, 0, quarter));
+      with_weights<S>(s.weights, PlainProduct<S, RowsAt<S>>{strip.at[0][0], b1 - b, cell_of, s.w_hr,
+                                                            column, streams, quarter, s.H, false});
+    }
     for (int64_t r = 0; r < b1 - b; ++r)
       for (int j = 0; j < J; ++j)
         store_output(s, b + r, column + j * V::kWidth, V::load(strip.at[r][j]), lanes[j]);

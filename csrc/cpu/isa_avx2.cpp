@@ -16,7 +16,7 @@
 #define LF_VECTOR_BYTES 32
 #define LF_VECTOR_REGISTERS 16
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 
 namespace lf::LF_ISA {
 
@@ -46,11 +46,15 @@ struct Masked<double> {
 
 #define LF_MASKED Masked
 #define LF_MAX max_of
+// GCC 12 extends in halves, which made a step of bfloat16 half as long again.
+#define LF_EXTEND(x) _mm256_cvtepu16_epi32(__m128i(x))
+#define LF_HALF(x) _mm256_cvtph_ps(__m128i(x))
 #include "cpu/scan.inl.h"
 #pragma GCC pop_options
 
 namespace lf {
 
+// GCC 10 cannot ask for F16C; what has AVX2 has it.
 static const char* why_not_here() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
              ? nullptr

@@ -2,6 +2,8 @@
 #include "contract/variant.h"
 
 #if defined(__aarch64__)
+#include <arm_neon.h>
+
 #include <atomic>
 #include <cmath>
 #include <cstddef>
@@ -11,6 +13,7 @@
 #define LF_ISA neon
 #define LF_VECTOR_BYTES 16
 #define LF_VECTOR_REGISTERS 32
+#define LF_HALF(x) vcvt_f32_f16(float16x4_t(x))
 #include "cpu/scan.inl.h"
 
 namespace lf {

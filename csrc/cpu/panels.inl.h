@@ -60,34 +60,34 @@ static void for_panels(const Run& strip, int64_t b, int64_t b1, int64_t column, 
 }
 
 // Panel of gates: w [4, H, K] row-major, W hidden units from `unit` on.
-template <class S>
-static void pack_gates(const S* w, int64_t H, int64_t K, int64_t unit, S* panel) {
+template <class S, class W>
+static void pack_gates(const W* w, int64_t H, int64_t K, int64_t unit, S* panel) {
   using V = VecOf<S>;
   for (int g = 0; g < 4; ++g)
-    transpose(w + (g * H + unit) * K, K, V::lanes(H - unit), panel + g * V::kWidth * kPair<S>,
-              kWordRow<S>);
+    transpose<S>(w + (g * H + unit) * K, K, V::lanes(H - unit), panel + g * V::kWidth * kPair<S>,
+                 kWordRow<S>);
 }
 
 // Panel of rows as columns: w [n, K] row-major, rows from `first` on.
-template <class S>
-static void pack_rows(const S* w, int64_t n, int64_t K, int64_t first, S* panel) {
+template <class S, class W>
+static void pack_rows(const W* w, int64_t n, int64_t K, int64_t first, S* panel) {
   using V = VecOf<S>;
   int lanes[4];
   panel_lanes<S>(first, n, lanes);
   for (int j = 0; j < 4; ++j)
-    transpose(w + (first + j * V::kWidth) * K, K, lanes[j], panel + j * V::kWidth * kPair<S>,
-              kWordRow<S>);
+    transpose<S>(w + (first + j * V::kWidth) * K, K, lanes[j], panel + j * V::kWidth * kPair<S>,
+                 kWordRow<S>);
 }
 
 // Panel of columns: w [K, n] row-major, columns from `first` on.
-template <class S>
-static void pack_columns(const S* w, int64_t K, int64_t n, int64_t first, S* panel) {
+template <class S, class W>
+static void pack_columns(const W* w, int64_t K, int64_t n, int64_t first, S* panel) {
   using V = VecOf<S>;
   int lanes[4];
   panel_lanes<S>(first, n, lanes);
   for (int64_t k = 0; k < K; k += kPair<S>, panel += kWordRow<S>)
     for (int j = 0; j < 4; ++j) {
-      const S* rows[kPair<S>];
+      const W* rows[kPair<S>];
       for (int of = 0; of < kPair<S>; ++of)
         rows[of] = k + of < K ? w + (k + of) * n + first + j * V::kWidth : nullptr;
       Stored<S>::zip(rows, lanes[j]).store(panel + j * V::kWidth * kPair<S>);
@@ -96,33 +96,46 @@ static void pack_columns(const S* w, int64_t K, int64_t n, int64_t first, S* pan
 
 // The columns of a row-major matrix w [K, n] as multiply reads them: packed into panels, or, where
 // that would not pay, as they lie but for the last panel if it is narrow, which loads would
-// overrun. Words of several numbers are always packed.
+// overrun. Words of several numbers are always packed, and what must be widened.
 template <class S>
 struct Columns {
-  const S* w;
+  const void* w;
+  DType dtype;
   int64_t K, n;
   bool pack;
   S* panels;
 
-  int64_t first_packed() const { return pack || kPair<S> > 1 ? 0 : n / kPanel<S> * kPanel<S>; }
+  int64_t first_packed() const {
+    return pack || kPair<S> > 1 || is_narrow<S>(dtype) ? 0 : n / kPanel<S> * kPanel<S>;
+  }
   // Numbers that panels must hold.
   int64_t size() const {
     return ceil_div(n - first_packed(), kPanel<S>) * kPanel<S> * padded<S>(K);
   }
 
   // One member's share of the packing.
-  void fill(int member, int members) const {
-    const int64_t first = first_packed();
-    for (int64_t q = member; first + q * kPanel<S> < n; q += members)
-      pack_columns(w, K, n, first + q * kPanel<S>, panels + q * kPanel<S> * padded<S>(K));
-  }
+  void fill(int member, int members) const { with_weights<S>(dtype, Fill{*this, member, members}); }
 
   // The panel from `column` on.
   Right<S> from(int64_t column) const {
     const int64_t first = first_packed();
-    if (column < first) return {w + column, K, n};
+    if (column < first) return {static_cast<const S*>(w) + column, K, n};
     return {panels + (column - first) * padded<S>(K), K, kWordRow<S>, is_far<S>(K * n)};
   }
+
+ private:
+  struct Fill {
+    const Columns& to;
+    int member, members;
+
+    template <class W>
+    void run() const {
+      const int64_t first = to.first_packed();
+      for (int64_t q = member; first + q * kPanel<S> < to.n; q += members)
+        pack_columns(static_cast<const W*>(to.w), to.K, to.n, first + q * kPanel<S>,
+                     to.panels + q * kPanel<S> * padded<S>(to.K));
+    }
+  };
 };
 
 }  // namespace lf::LF_ISA

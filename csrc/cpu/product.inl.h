@@ -319,8 +319,8 @@ struct Streams {
 // the others become anything. A row of each stream at once: four chains of additions for each row
 // of a, and four streams of weights. Four rows that follow each other are too short for the
 // prefetchers: a step took a third longer, and with the weights in no cache two thirds.
-template <class S, int R>
-[[gnu::noinline]] static void multiply_rows(ValueOf<S>* out, const S* const (&a)[R], const S* w,
+template <class S, class W, int R>
+[[gnu::noinline]] static void multiply_rows(ValueOf<S>* out, const S* const (&a)[R], const W* w,
                                             const Streams& streams, int64_t outs, int64_t K,
                                             bool add) {
   using V = VecOf<S>;
@@ -328,7 +328,7 @@ template <class S, int R>
   constexpr int kAtOnce = V::kWidth * kPair<S>;
   const int tail = int(K % kAtOnce);
   for (int l = 0; l < streams.rows[0]; ++l) {
-    const S* rows[4];
+    const W* rows[4];
     V dot[R][4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
@@ -368,11 +368,11 @@ template <class S, int R>
   }
 }
 
-template <class S, class RowOf>
+template <class S, class W, class RowOf>
 struct PlainTile {
   ValueOf<S>* out;
   const RowOf& row_of;
-  const S* w;
+  const W* w;
   const Streams& streams;
   int64_t outs, K;
   bool add;
@@ -381,16 +381,29 @@ struct PlainTile {
   LF_FN void run(int64_t b) const {
     const S* a[R];
     for (int r = 0; r < R; ++r) a[r] = row_of(b + r);
-    multiply_rows<S, R>(out + b * kPanel<S>, a, w, streams, outs, K, add);
+    multiply_rows<S, W, R>(out + b * kPanel<S>, a, w, streams, outs, K, add);
   }
 };
 
-// multiply_rows for a strip.
+// multiply_rows for a strip, with the weights from row `first` of a matrix on.
 template <class S, class RowOf>
-static void multiply_plain(ValueOf<S>* out, int64_t rows, const RowOf& row_of, const S* w,
-                           const Streams& streams, int64_t outs, int64_t K, bool add) {
-  for_tiles(PlainTile<S, RowOf>{out, row_of, w, streams, outs, K, add}, rows);
-}
+struct PlainProduct {
+  ValueOf<S>* out;
+  int64_t rows;
+  const RowOf& row_of;
+  const void* w;
+  int64_t first;
+  const Streams& streams;
+  int64_t outs, K;
+  bool add;
+
+  template <class W>
+  void run() const {
+    for_tiles(PlainTile<S, W, RowOf>{out, row_of, static_cast<const W*>(w) + first * K, streams,
+                                     outs, K, add},
+              rows);
+  }
+};
 
 template <class S, class RowOf0, class RowOf1>
 struct BothTile {

@@ -1,14 +1,15 @@
 // The SIMD value type of the CPU kernels, once for every ISA, on the vector extensions of GCC and
 // Clang. The including isa_*.cpp defines LF_ISA, LF_VECTOR_BYTES, LF_VECTOR_REGISTERS and the
 // target, and may define LF_MASKED, a struct template with masked load and store, LF_MAX,
-// LF_INVERSE, an approximate 1 / x, and LF_BFLOAT16, a struct of 16 bits with what the ISA does on
-// it.
+// LF_INVERSE, an approximate 1 / x, LF_EXTEND, 16 bits a lane with zeros before them, LF_HALF,
+// float16 as float, and LF_BFLOAT16, a struct of 16 bits with what the ISA does on it.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
 #include "common/macros.h"
+#include "common/types.h"
 
 namespace lf::LF_ISA {
 
@@ -45,6 +46,18 @@ struct FloatBits<double> {
       1. / 2,     1. / 6,      1. / 24,      1. / 120,      1. / 720,       1. / 5040,
       1. / 40320, 1. / 362880, 1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
 };
+
+// A number of 16 bits that is only ever read, as float.
+template <DType kDType>
+struct Narrow {
+  uint16_t bits;
+};
+typedef uint16_t NarrowVector __attribute__((vector_size(LF_VECTOR_BYTES / 2)));
+
+template <class T>
+struct Vec;
+template <DType kDType>
+LF_FN Vec<float> widen(NarrowVector narrow);
 
 template <class T>
 struct Vec {
@@ -89,6 +102,19 @@ struct Vec {
 #else
     for (int l = 0; l < n; ++l) p[l] = v[l];
 #endif
+  }
+
+  template <DType kDType>
+  static LF_FN Vec load(const Narrow<kDType>* p) {
+    NarrowVector bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return widen<kDType>(bits);
+  }
+  template <DType kDType>
+  static LF_FN Vec load(const Narrow<kDType>* p, int n) {
+    NarrowVector bits{};
+    std::memcpy(&bits, p, n * sizeof *p);
+    return widen<kDType>(bits);
   }
 
 #ifdef LF_BFLOAT16
@@ -161,6 +187,33 @@ template <class T>
 LF_FN Vec<T> copy_sign(Vec<T> x, Vec<T> sign) {
   const auto minus = bits_of(Vec<T>(T(-0.0)));
   return from_bits<T>((bits_of(x) & ~minus) | (bits_of(sign) & minus));
+}
+
+// Numbers of 16 bits as float; every one of them is a float.
+template <DType kDType>
+LF_FN Vec<float> widen(NarrowVector narrow) {
+  static_assert(kDType == DType::bf16 || kDType == DType::f16);
+  using Bits = typename FloatBits<float>::IntVector;
+#ifdef LF_EXTEND
+  const Bits bits = Bits(LF_EXTEND(narrow));
+#else
+  const Bits bits = __builtin_convertvector(narrow, Bits);
+#endif
+  if constexpr (kDType == DType::bf16) {
+    return from_bits<float>(bits << 16);
+  } else {
+#ifdef LF_HALF
+    return Vec<float>(LF_HALF(narrow));
+#else
+    // The fields where float has them, and the exponent moved by the difference of the biases; once
+    // more for infinity and NaN. Of a subnormal number a normal one is made, 2^-14 too large.
+    const Bits exponent = bits & 0x7c00, moved = ((bits & 0x7fff) << 13) + (112 << 23);
+    const Bits more = (exponent == 0x7c00) & (112 << 23), subnormal = exponent == 0;
+    const Vec<float> small = from_bits<float>(moved + (1 << 23)) - Vec<float>(0x1p-14f);
+    const Bits size = (subnormal & bits_of(small)) | (~subnormal & (moved + more));
+    return from_bits<float>(size | (bits & 0x8000) << 16);
+#endif
+  }
 }
 
 // An approximation of 1 / x from LF_INVERSE, where the ISA file has one, and a step of Newton's.

@@ -17,7 +17,8 @@ struct Stored {
   static LF_FN Vec<S> value(const S* number) { return Vec<S>(*number); }
   static LF_FN Words broadcast(const S* word) { return Words(*word); }
   // The first `lanes` numbers of each of kPair rows, side by side. A row that is nullptr is zero.
-  static LF_FN Words zip(const S* const (&rows)[kPair], int lanes) {
+  template <class W>
+  static LF_FN Words zip(const W* const (&rows)[kPair], int lanes) {
     return rows[0] ? Words::load(rows[0], lanes) : Words(0);
   }
 };
@@ -92,27 +93,59 @@ LF_FN int64_t padded(int64_t K) {
   return words<S>(K) * kPair<S>;
 }
 
-// out[k][l] = word k of row l of a matrix whose rows have K numbers each, for the first n of the W
+// Calls run.run<W>() with the W in which weights of `dtype` lie in memory, of a layer that computes
+// in S.
+template <class S, class Run>
+LF_FN void with_weights(DType dtype, const Run& run) {
+  if constexpr (kPair<S> == 1 && sizeof(S) == sizeof(float)) {
+    if (dtype == DType::bf16) return run.template run<Narrow<DType::bf16>>();
+    if (dtype == DType::f16) return run.template run<Narrow<DType::f16>>();
+  }
+  run.template run<S>();
+}
+template <class S>
+LF_FN bool is_narrow(DType weights) {
+  return kPair<S> == 1 && element_size(weights) < sizeof(S);
+}
+
+// The first four words of a row, and its first number.
+template <class S, class W>
+LF_FN void load_four(const W* row, typename Square<ValueOf<S>>::Four& four) {
+  if constexpr (sizeof(W) == sizeof(S)) {
+    std::memcpy(&four, row, sizeof four);
+  } else {
+    const VecOf<S> words = VecOf<S>::load(row, 4);
+    std::memcpy(&four, &words.v, sizeof four);
+  }
+}
+template <class S, class W>
+LF_FN S number(const W* row) {
+  if constexpr (sizeof(W) == sizeof(S))
+    return *row;
+  else
+    return VecOf<S>::load(row, 1).v[0];
+}
+
+// out[k][l] = word k of row l of a matrix whose rows have K numbers each, for the first n of the
 // words of every out[k]; the others become zero. step: numbers from one k to the next. What is
 // missing of a last word is zero.
 //
 // Four words of four rows at a time: one by one, packing took a tenth of a call with 100 rows.
-template <class S>
-static void transpose(const S* w, int64_t K, int n, S* out, int64_t step) {
+template <class S, class W>
+static void transpose(const W* w, int64_t K, int n, S* out, int64_t step) {
   using T = ValueOf<S>;  // as large as a word, and only moved
-  constexpr int W = VecOf<S>::kWidth, kRows = W < 4 ? W : 4;
+  constexpr int kWords = VecOf<S>::kWidth, kRows = kWords < 4 ? kWords : 4;
   constexpr int64_t kBlock = 64 / sizeof(T);  // a cache line of each row
   const int64_t whole = K / kPair<S>, all = words<S>(K);
   for (int64_t block = 0; block < all; block += kBlock)
-    for (int l = 0; l < W; l += kRows) {
+    for (int l = 0; l < kWords; l += kRows) {
       const int64_t end = block + kBlock < all ? block + kBlock : all;
       int64_t k = block;
       if constexpr (kRows == 4)
         for (; l + 4 <= n && k + 4 <= end && k + 4 <= whole; k += 4) {
           Square<T> square;
 #pragma GCC unroll 4
-          for (int i = 0; i < 4; ++i)
-            std::memcpy(&square.row[i], w + (l + i) * K + k * kPair<S>, sizeof square.row[i]);
+          for (int i = 0; i < 4; ++i) load_four<S>(w + (l + i) * K + k * kPair<S>, square.row[i]);
           square.transpose();
 #pragma GCC unroll 4
           for (int i = 0; i < 4; ++i)
@@ -123,7 +156,7 @@ static void transpose(const S* w, int64_t K, int n, S* out, int64_t step) {
           for (int of = 0; of < kPair<S>; ++of) {
             const int64_t column = k * kPair<S> + of;
             out[k * step + (l + i) * kPair<S> + of] =
-                l + i < n && column < K ? w[(l + i) * K + column] : S{};
+                l + i < n && column < K ? number<S>(w + (l + i) * K + column) : S{};
           }
     }
 }

@@ -89,6 +89,7 @@ Backward layer_backward(const OptionalTensor& dy_given, const OptionalTensor& dh
   LayerBackward p{};
   p.cell = Cell(cell);
   p.dtype = dtype;
+  p.weights = layer.storage;
   p.d = d;
   p.offsets = layer.offsets.data();
   p.I = layer.I;

@@ -37,6 +37,7 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
   LayerForward p{};
   p.cell = Cell(cell);
   p.dtype = layer.dtype;
+  p.weights = layer.storage;
   p.d = d;
   p.offsets = layer.offsets.data();
   p.I = layer.I;

@@ -84,8 +84,9 @@ Direction make_direction(const Weights& w, const Tensor& x, const Dims& d, int64
   if (w.b_ih) LF_CHECK_SHAPE("bias_ih", *w.b_ih, gates);
   if (w.b_hh) LF_CHECK_SHAPE("bias_hh", *w.b_hh, gates);
   if (w.w_hr) LF_CHECK_SHAPE("weight_hr", *w.w_hr, P, H);
-  return {prepare(*w.w_ih, dtype), prepare(*w.w_hh, dtype), prepare(w.b_ih, dtype),
-          prepare(w.b_hh, dtype), prepare(w.w_hr, dtype)};
+  // A CPU widens matrices as it reads them: a copy of them took most of a step of one row.
+  return {prepare(*w.w_ih, dtype_of(x)), prepare(*w.w_hh, dtype_of(x)), prepare(w.b_ih, dtype),
+          prepare(w.b_hh, dtype), prepare(w.w_hr, dtype_of(x))};
 }
 
 // The GEMM of Context: torch's, on the current stream.

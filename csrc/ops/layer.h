@@ -12,11 +12,11 @@ namespace lf::ops {
 // Each step has an offset on the host: 2 GiB of them.
 constexpr int64_t kMaxSteps = int64_t(1) << 28;
 
-// The tensors of one direction, contiguous and in the compute dtype.
+// The tensors of one direction, contiguous.
 struct Direction {
-  Tensor w_ih;          // [4H, I]
+  Tensor w_ih;          // [4H, I] storage dtype, as all w
   Tensor w_hh;          // [4H, P]
-  OptionalTensor b_ih;  // [4H]
+  OptionalTensor b_ih;  // [4H] compute dtype, as all b
   OptionalTensor b_hh;  // [4H]
   OptionalTensor w_hr;  // [P, H]
 };

@@ -7,8 +7,8 @@
 // it runs: the last one is the problem that crashed.
 #include "scan_check.h"
 
-#include "bfloat16.h"
 #include "dispatch/registry.h"
+#include "narrow.h"
 
 namespace {
 
@@ -32,17 +32,19 @@ Done check_all(const lf::Variant& variant, int rounds, uint64_t seed) {
                            12, 13, 14, 15, 16, 17, 31, 32, 33, 50, 65};
   Random random{seed};
   Done done;
-  const auto check = [&]<class T>(int64_t H, Size size) {
-    const auto error =
-        lf::check::check_one<T>(variant, {}, random, H, size, done.problems + 1);
+  const auto check = [&]<class T, class W>(int64_t H, Size size) {
+    const auto error = lf::check::check_one<T, W>(variant, {}, random, H, size, done.problems + 1);
     if (!error) return;
     ++done.problems;
     done.worst = std::max(done.worst, *error);
   };
+  using lf::check::BFloat16, lf::check::Float16;
   const auto check_dtypes = [&](int64_t H, Size size) {
-    check.operator()<float>(H, size);
-    check.operator()<double>(H, size);
-    check.operator()<lf::check::BFloat16>(H, size);
+    check.operator()<float, float>(H, size);
+    check.operator()<double, double>(H, size);
+    check.operator()<BFloat16, BFloat16>(H, size);
+    check.operator()<float, BFloat16>(H, size);
+    check.operator()<float, Float16>(H, size);
   };
   for (int round = 0; round < rounds; ++round)
     for (const int64_t H : sizes) check_dtypes(H, Size::small);

@@ -25,9 +25,10 @@ namespace lf::check {
 
 using namespace oracle;
 
-template <class T>
+template <class T, class W>
 std::string describe(const Problem& p, int number) {
   std::string text = "problem " + std::to_string(number) + " " + Storage<T>::kName;
+  if (Storage<T>::kDType != Storage<W>::kDType) text += std::string(" by ") + Storage<W>::kName;
   const struct {
     const char* name;
     int64_t value;
@@ -57,7 +58,7 @@ std::string describe(const Problem& p, int number) {
   return text;
 }
 
-template <class T>
+template <class T, class W>
 struct Check {
   using State = typename Storage<T>::State;
 
@@ -128,9 +129,9 @@ struct Check {
     const Guarded<int64_t> offsets(p.offsets, p.place);
     const Guarded<T> x(p.x, p.place), h0(p.h0, p.place);
     const Guarded<State> c0(p.c0, p.place);
-    const Guarded<T> w_ih[2] = {{p.w_ih[0], p.place}, {p.w_ih[1], p.place}};
-    const Guarded<T> w_hh[2] = {{p.w_hh[0], p.place}, {p.w_hh[1], p.place}};
-    const Guarded<T> w_hr[2] = {{p.w_hr[0], p.place}, {p.w_hr[1], p.place}};
+    const Guarded<W> w_ih[2] = {{p.w_ih[0], p.place}, {p.w_ih[1], p.place}};
+    const Guarded<W> w_hh[2] = {{p.w_hh[0], p.place}, {p.w_hh[1], p.place}};
+    const Guarded<W> w_hr[2] = {{p.w_hr[0], p.place}, {p.w_hr[1], p.place}};
     const Guarded<T> b_ih[2] = {{p.b_ih[0], p.place}, {p.b_ih[1], p.place}};
     const Guarded<T> b_hh[2] = {{p.b_hh[0], p.place}, {p.b_hh[1], p.place}};
     const bool needs_gates = save || !variant.whole_forward;
@@ -141,6 +142,7 @@ struct Check {
       std::copy(want.projected.begin(), want.projected.end(), gates.data());
     LayerForward f{};
     f.dtype = Storage<T>::kDType;
+    f.weights = Storage<W>::kDType;
     f.d = d;
     f.offsets = offsets.data();
     f.I = p.I;
@@ -177,9 +179,9 @@ struct Check {
     const Dims& d = p.d;
     const bool projection = !p.w_hr[0].empty();
     const Guarded<int64_t> offsets(p.offsets, p.place);
-    const Guarded<T> w_hh[2] = {{p.w_hh[0], p.place}, {p.w_hh[1], p.place}};
-    const Guarded<T> w_hr[2] = {{p.w_hr[0], p.place}, {p.w_hr[1], p.place}};
-    const Guarded<T> w_ih[2] = {{p.w_ih[0], p.place}, {p.w_ih[1], p.place}};
+    const Guarded<W> w_hh[2] = {{p.w_hh[0], p.place}, {p.w_hh[1], p.place}};
+    const Guarded<W> w_hr[2] = {{p.w_hr[0], p.place}, {p.w_hr[1], p.place}};
+    const Guarded<W> w_ih[2] = {{p.w_ih[0], p.place}, {p.w_ih[1], p.place}};
     const Guarded<T> x(p.x, p.place), h0(p.h0, p.place), dy(p.dy, p.place), dh_n(p.dh_n, p.place);
     const Guarded<State> c0(p.c0, p.place), dc_n(p.dc_n, p.place), c(given.c, p.place);
     const Guarded<T> gates(given.gates, p.place), y(given.y, p.place);
@@ -202,6 +204,7 @@ struct Check {
     if (over) std::copy(given.gates.begin(), given.gates.end(), dgates.data());
     LayerBackward b{};
     b.dtype = Storage<T>::kDType;
+    b.weights = Storage<W>::kDType;
     b.d = d;
     b.offsets = offsets.data();
     b.I = p.I;
@@ -274,18 +277,19 @@ inline bool is_true(const char* reason, const Problem& p, DType dtype, bool tf32
   return of_dtype && limit && p.d.H > std::atoi(limit + std::strlen("H must be at most "));
 }
 
-// Returns the worst error, in eps; nothing where the variant refuses the problem.
-template <class T>
+// W: what weights are given in. Returns the worst error, in eps; nothing where the variant refuses
+// the problem.
+template <class T, class W = T>
 std::optional<double> check_one(const Variant& variant, const Context& outside, Random& random,
                                 int64_t H, Size size, int number) {
-  const Problem p = make_problem<T>(random, H, size);
+  const Problem p = make_problem<T, W>(random, H, size);
   if (const char* const reason =
           variant.why_not(Cell::lstm, Storage<T>::kDType, p.d, outside.tf32)) {
     if (is_true(reason, p, Storage<T>::kDType, outside.tf32)) return std::nullopt;
-    std::printf("%s is refused: %s\n", describe<T>(p, number).c_str(), reason);
+    std::printf("%s is refused: %s\n", describe<T, W>(p, number).c_str(), reason);
     std::exit(1);
   }
-  Check<T> check{variant, outside, p, describe<T>(p, number)};
+  Check<T, W> check{variant, outside, p, describe<T, W>(p, number)};
   std::fprintf(stderr, "%s\n", check.problem.c_str());
   Forward forward = oracle_forward(p, variant.whole_forward ? nullptr : rounded<T>);
   if (sizeof(T) == 2) change_sigmoids(forward.gates, H, folded);

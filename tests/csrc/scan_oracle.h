@@ -86,7 +86,8 @@ Values perhaps(Random& random, int64_t n, double limit) {
 // each to use its barriers again.
 enum class Size { small, large, long_, many, brief, turns, step };
 
-template <class T>
+// W: what weights are given in.
+template <class T, class W>
 Problem make_problem(Random& random, int64_t H, Size size) {
   Problem p{};
   Dims& d = p.d;
@@ -154,9 +155,9 @@ Problem make_problem(Random& random, int64_t H, Size size) {
   p.x = uniform<T>(random, d.N * p.I, 2);
   const bool b_ih = random.one_in(2), b_hh = random.one_in(2);
   for (int64_t i = 0; i < d.D; ++i) {
-    p.w_ih[i] = uniform<T>(random, 4 * d.H * p.I, 1 / std::sqrt(double(p.I)));
-    p.w_hh[i] = uniform<T>(random, 4 * d.H * d.P, 1 / std::sqrt(double(d.P)));
-    if (projection) p.w_hr[i] = uniform<T>(random, d.P * d.H, 1 / std::sqrt(double(d.H)));
+    p.w_ih[i] = uniform<W>(random, 4 * d.H * p.I, 1 / std::sqrt(double(p.I)));
+    p.w_hh[i] = uniform<W>(random, 4 * d.H * d.P, 1 / std::sqrt(double(d.P)));
+    if (projection) p.w_hr[i] = uniform<W>(random, d.P * d.H, 1 / std::sqrt(double(d.H)));
     if (b_ih) p.b_ih[i] = uniform<T>(random, 4 * d.H, 0.5);
     if (b_hh) p.b_hh[i] = uniform<T>(random, 4 * d.H, 0.5);
   }

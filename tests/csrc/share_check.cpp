@@ -17,9 +17,9 @@ int wrong = 0;
 
 void check(bool right, const char* what, const Dims& d, int members) {
   if (right) return;
-  std::printf("%s: T %lld, B %lld, H %lld, D %lld, %d members\n", what,
-              static_cast<long long>(d.T), static_cast<long long>(d.B),
-              static_cast<long long>(d.H), static_cast<long long>(d.D), members);
+  std::printf("%s: T %lld, B %lld, H %lld, D %lld, %d members\n", what, static_cast<long long>(d.T),
+              static_cast<long long>(d.B), static_cast<long long>(d.H), static_cast<long long>(d.D),
+              members);
   ++wrong;
 }
 
@@ -65,8 +65,8 @@ void check_splits() {
         // 11 tiles of work and more: everybody has some, but for what is left of a direction.
         if (B == 100 && H >= 128)
           for (int members = 1; members <= 16; ++members)
-            check(split(d, kTile, kMostParts, members).members() > members * 3 / 4,
-                  "idle members", d, members);
+            check(split(d, kTile, kMostParts, members).members() > members * 3 / 4, "idle members",
+                  d, members);
       }
 }
 

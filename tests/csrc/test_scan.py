@@ -96,9 +96,11 @@ def test_teams_smaller_than_asked_and_several_at_once(
     run([str(sanitized), "cpu.generic", *arguments], **settings)
 
 
-def test_shares_of_a_team(tmp_path: Path) -> None:
-    program = tmp_path / "share_check"
-    source = str(Path(__file__).with_name("share_check.cpp"))
+@pytest.mark.parametrize("name", ["share_check", "narrow_check"])
+def test_without_kernels(name: str, tmp_path: Path) -> None:
+    """How a team shares a layer, and how numbers of 16 bits become float."""
+    program = tmp_path / name
+    source = str(Path(__file__).with_name(f"{name}.cpp"))
     command = [*_build.find_compiler(), "-std=c++20", "-Wall", "-Wextra", "-Werror"]
     command += [f"-I{ROOT / 'csrc'}", source, "-o", str(program)]
     subprocess.run(command, check=True)
