@@ -72,7 +72,7 @@ struct BackwardStep {
 template <int J, class S, class Beside = Nothing>
 static void multiply_gates(const BackwardStep<S>& s, const S* dgates, int64_t b, int64_t rows,
                            int64_t column, Strip<S>& out, const Beside& beside = {}) {
-  multiply_strip<S, J>(out.at[0][0], rows, RowsAt<S>{dgates + b * 4 * s.H, 4 * s.H},
+  multiply_strip<S, J>(out.numbers, rows, RowsAt<S>{dgates + b * 4 * s.H, 4 * s.H},
                        s.w_hh.from(column), nullptr, false, beside);
 }
 
@@ -147,7 +147,7 @@ struct OutputGradient {
         const int64_t at = column + j * V::kWidth;
         V dh = s.dy ? V::load(s.dy + row * s.y_stride + at, lanes[j]) : V(0);
         if (goes_on)
-          dh = dh + V::load(later.at[row - b][j]);
+          dh = dh + later.at(row - b, j);
         else if (s.dh_n)
           dh = dh + V::load(s.dh_n + row * s.P + at, lanes[j]);
         if (s.projection)
@@ -168,12 +168,12 @@ struct CellGradient {
     Strip<S> product;
     int lanes[4];
     panel_lanes<S>(column, s.H, lanes);
-    multiply_strip<S, J>(product.at[0][0], b1 - b, RowsAt<S>{s.dh + b * s.P, s.P},
+    multiply_strip<S, J>(product.numbers, b1 - b, RowsAt<S>{s.dh + b * s.P, s.P},
                          s.w_hr.from(column));
     for (int64_t row = b; row < b1; ++row)
       for (int j = 0; j < J && lanes[j]; ++j)
         cell_backward<S, CellType>(s, row, column + j * VecOf<S>::kWidth, lanes[j],
-                                   VecOf<S>::load(product.at[row - b][j]));
+                                   product.at(row - b, j));
   }
 };
 

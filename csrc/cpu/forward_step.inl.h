@@ -63,11 +63,11 @@ static void project_input(const ForwardStep<S>& s, int64_t b, int64_t b1, int64_
   using V = VecOf<S>;
   const int lanes = V::lanes(s.H - unit);
   Strip<S> strip;
-  multiply_strip<S>(strip.at[0][0], b1 - b, RowsAt<S>{s.x + b * s.I, s.I},
+  multiply_strip<S>(strip.numbers, b1 - b, RowsAt<S>{s.x + b * s.I, s.I},
                     Right<S>{gate_panel<S>(s.w_ih, unit, s.I), s.I});
   for (int64_t r = 0; r < b1 - b; ++r)
     for (int g = 0; g < 4; ++g)
-      V::load(strip.at[r][g]).store(s.projected + ((b + r) * 4 + g) * s.H + unit, lanes);
+      strip.at(r, g).store(s.projected + ((b + r) * 4 + g) * s.H + unit, lanes);
 }
 
 // The gates of the rows [b, b1) and of some vectors of units from `unit` on, and the cell on them.
@@ -87,7 +87,7 @@ struct Gates {
   // turn: begin with the last units, whose weights the step before has left in the caches.
   void run(int64_t unit, int64_t end, bool turn) {
     const int64_t vectors = ceil_div(end - unit, V::kWidth), size = (b1 - b) * kPanel<S>;
-    T* const sums = strip.at[0][0];
+    T* const sums = strip.numbers;
     const int64_t most = b1 - b == 1 && s.packed && s.projected && s.multiply ? 2 : 1;
     for (int64_t k = 0, panels; k < vectors; k += panels) {
       panels = k + most <= vectors ? most : 1;
@@ -198,17 +198,17 @@ struct Projection {
     const RowsAt<S> cell_of{s.h_cell + b * s.H, s.H};
     if (s.packed) {
       const S* const panel = static_cast<const S*>(s.w_hr) + column * padded<S>(s.H);
-      multiply_strip<S, J>(strip.at[0][0], b1 - b, cell_of, Right<S>{panel, s.H});
+      multiply_strip<S, J>(strip.numbers, b1 - b, cell_of, Right<S>{panel, s.H});
     } else {
       const int columns = lanes[0] + lanes[1] + lanes[2] + lanes[3], quarter = (columns + 3) / 4;
       Streams streams{quarter, {}};
       for (int i = 0; i < 4; ++i) streams.rows[i] = int(clamp(columns - i * quarter, 0, quarter));
-      with_weights<S>(s.weights, PlainProduct<S, RowsAt<S>>{strip.at[0][0], b1 - b, cell_of, s.w_hr,
+      with_weights<S>(s.weights, PlainProduct<S, RowsAt<S>>{strip.numbers, b1 - b, cell_of, s.w_hr,
                                                             column, streams, quarter, s.H, false});
     }
     for (int64_t r = 0; r < b1 - b; ++r)
       for (int j = 0; j < J; ++j)
-        store_output(s, b + r, column + j * V::kWidth, V::load(strip.at[r][j]), lanes[j]);
+        store_output(s, b + r, column + j * V::kWidth, strip.at(r, j), lanes[j]);
   }
 };
 

@@ -264,12 +264,12 @@ static void add_product(const WeightGradient<S>& g, const Block<S>& block, int64
   for (int64_t r = 0; block.add && r < n; ++r)
     for (int j = 0; j < J; ++j) __builtin_prefetch(out[j] + r * columns[j], 1);
   Strip<S> product;
-  multiply_strip<S, J, kGroup>(product.at[0][0], n, RowsAt<S>{group, kPair<S>},
+  multiply_strip<S, J, kGroup>(product.numbers, n, RowsAt<S>{group, kPair<S>},
                                Right<S>{panel, block.rows});
   for (int64_t r = 0; r < n; ++r)
     for (int j = 0; j < J; ++j) {
       ValueOf<S>* const to = out[j] + r * columns[j];
-      const V sum = V::load(product.at[r][j]);
+      const V sum = product.at(r, j);
       (block.add ? sum + V::load(to, lanes[j]) : sum).store(to, lanes[j]);
     }
 }

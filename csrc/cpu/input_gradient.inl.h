@@ -26,7 +26,7 @@ struct InputGradient {
     const int64_t K = 4 * p.d.H;
     const S* const dgates = static_cast<const S*>(p.dgates) + (i * p.d.N + row) * K;
     Strip<S> product;
-    multiply_strip<S, J>(product.at[0][0], row1 - row, RowsAt<S>{dgates, K},
+    multiply_strip<S, J>(product.numbers, row1 - row, RowsAt<S>{dgates, K},
                          task.w_ih[i].from(column));
     store_strip<S, J>(product, row1 - row, static_cast<S*>(p.dx) + row * p.I, p.I, column, add);
   }

@@ -29,7 +29,7 @@ static void store_strip(const Strip<S>& strip, int64_t rows, S* out, int64_t n, 
   for (int64_t r = 0; r < rows; ++r)
     for (int j = 0; j < J; ++j) {
       S* const to = out + r * n + column + j * V::kWidth;
-      const V sum = V::load(strip.at[r][j]);
+      const V sum = strip.at(r, j);
       (add ? sum + V::load(to, lanes[j]) : sum).store(to, lanes[j]);
     }
 }

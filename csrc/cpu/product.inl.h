@@ -31,7 +31,11 @@ constexpr int64_t kStripRows = 66;
 static_assert(kStripRows % kTileRows == 0);
 template <class S>
 struct alignas(64) Strip {
-  ValueOf<S> at[kStripRows][4][VecOf<S>::kWidth];
+  ValueOf<S> numbers[kStripRows * kPanel<S>];
+
+  LF_FN VecOf<S> at(int64_t row, int vector) const {
+    return VecOf<S>::load(numbers + row * kPanel<S> + vector * VecOf<S>::kWidth);
+  }
 };
 
 // Rows of the left side of a product, one stride after the other. A functor: the target pragma does

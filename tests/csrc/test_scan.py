@@ -21,10 +21,8 @@ from tests.simt import building
 ROOT = Path(__file__).resolve().parents[2]
 CANNOT_RUN_HERE = 2  # what scan_check exits with
 
-# The sanitizer's red zones around every local variable double the time to compile; the bounds of
-# arrays are checked all the same.
 SANITIZERS = ["-g1", "-fno-var-tracking", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
-SANITIZERS += ["--param=asan-stack=0", "--param=asan-instrumentation-with-call-threshold=0"]
+SANITIZERS += ["--param=asan-instrumentation-with-call-threshold=0"]
 THREADS = Path(__file__).with_name("threads")
 CROSS_COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
