@@ -78,6 +78,8 @@ def cpu() -> list[Case]:
     few = [by_name[name] for name in ("keras", "b32h128", "b64h256")]
     step = [Case("cpu-step", f"h{H}", 1, 1, H, H, kind="step") for H in (128, 256, 512, 1024)]
     step += [Case("cpu-step", "h512x2", 1, 1, 512, 512, L=2, kind="step")]  # EnCodec, streaming
+    # So small that only Python and the dispatcher are measured.
+    overhead = both([Case("cpu-overhead", "h8", 1, 1, 8, 8)])
     packed = [
         replace(by_name[name], group="cpu-packed", packed=True)
         for name in ("keras", "b32h128", "t1000h128")
@@ -87,9 +89,15 @@ def cpu() -> list[Case]:
         for case in [*few, by_name["b1h256"]]
         for dtype in ("bfloat16", "float16")
     ]
+    half_step = [
+        replace(case, group="cpu-half", dtype=dtype)
+        for case in step
+        if case.name in ("h256", "h1024")
+        for dtype in ("bfloat16", "float16")
+    ]
     double = [replace(case, group="cpu-float64", dtype="float64") for case in few]
     proj = [replace(case, group="cpu-proj", proj=case.H // 2) for case in few]
-    return dense + step + both(packed) + both(half) + double + proj
+    return dense + step + overhead + both(packed) + both(half) + half_step + double + proj
 
 
 def _gpu_flashrnn() -> list[Case]:

@@ -22,7 +22,7 @@ END = "<!-- end of what bench.tables writes -->"
 
 # Groups of cases that the README shows; from a CPU for one thread only, and none from a CPU that
 # was limited to stand for another.
-CPU_GROUPS = ("cpu-dense", "cpu-step", "cpu-half")
+CPU_GROUPS = ("cpu-dense", "cpu-step", "cpu-packed", "cpu-half", "cpu-overhead")
 GPU_GROUPS = ("flashrnn-b", "models")
 
 
