@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lstm_fused import _build
-from lstm_fused.dispatch import KERNELS
+from lstm_fused.dispatch import KERNELS, variants
 from tests.simt import building
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,26 +94,56 @@ def test_teams_smaller_than_asked_and_several_at_once(
     run([str(sanitized), "cpu.generic", *arguments], **settings)
 
 
-@pytest.mark.parametrize("name", ["share_check", "narrow_check"])
-def test_without_kernels(name: str, tmp_path: Path) -> None:
-    """How a team shares a layer, and how numbers of 16 bits become float."""
-    program = tmp_path / name
+def run_small(
+    name: str, compiler: list[str], flags: list[str], before: list[str], folder: Path
+) -> None:
+    """Compile a check that is a file of its own, and run it."""
+    program = folder / name
     source = str(Path(__file__).with_name(f"{name}.cpp"))
-    command = [*_build.find_compiler(), "-std=c++20", "-Wall", "-Wextra", "-Werror"]
-    command += [f"-I{ROOT / 'csrc'}", source, "-o", str(program)]
-    subprocess.run(command, check=True)
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    command = [*compiler, "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", *flags]
+    subprocess.run([*command, f"-I{ROOT / 'csrc'}", source, "-o", str(program)], check=True)
+    done = subprocess.run([*before, program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["cpu.neon"])
-def test_scan_under_an_emulator(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["share_check", "narrow_check"])
+def test_without_kernels(name: str, tmp_path: Path) -> None:
+    """How a team shares a layer, and how numbers of 16 bits become float."""
+    run_small(name, _build.find_compiler(), [], [], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("cpu.generic", []),
+        ("cpu.avx2", ["-mavx2", "-mfma", "-mf16c"]),
+        ("cpu.avx512", ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mfma"]),
+    ],
+)
+def test_cell(name: str, flags: list[str], tmp_path: Path) -> None:
+    row = next(row for row in variants() if row.name == name)
+    if not row.available:
+        pytest.skip(f"{name}: {row.why_not}")
+    run_small("cell_check", _build.find_compiler(), flags, [], tmp_path)
+
+
+def need_emulator() -> None:
     for tool in (CROSS_COMPILER, EMULATOR):
         if shutil.which(tool) is None:
             pytest.skip(
                 f"{tool} is not on PATH: install it (`apt install g++-aarch64-linux-gnu qemu-user`)"
             )
+
+
+def test_cell_under_an_emulator(tmp_path: Path) -> None:
+    need_emulator()
+    run_small("cell_check", [CROSS_COMPILER], ["-static"], [EMULATOR], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cpu.neon"])
+def test_scan_under_an_emulator(name: str, tmp_path: Path) -> None:
+    need_emulator()
     run([EMULATOR, str(build([CROSS_COMPILER], ["-static"], tmp_path)), name])
 
 
