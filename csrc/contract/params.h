@@ -60,7 +60,9 @@ struct LayerBackward {
   const void* dy;                    // [N, D, P] dtype, or nullptr: zeros
   const void* dh_n;                  // [D, B, P] dtype, or nullptr: zeros
   const void* dc_n;                  // [D, B, H] state, or nullptr: zeros
-  void* dgates;                      // [D, N, 4, H] dtype; may be the same memory as gates
+  void* dgates;                      // [D, N, 4, H] dtype; may be the same memory as gates. Or
+                                     // nullptr: not wanted, if the variant does the products
+                                     // over all rows
   void* dh0;                         // [D, B, P] dtype, or nullptr: not wanted
   void* dc0;                         // [D, B, H] state; the running gradient of c lives here
   void* dh;                          // [D, N, P] dtype, with a projection: whole gradient of y

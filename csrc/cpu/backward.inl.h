@@ -2,8 +2,9 @@
 //
 // Steps run in the opposite order. The gradient of h is dy plus the next step's dgates times W_hh;
 // without a projection the cell's backward runs on it while it is in L1. With one, the gradient of
-// y waits in dh for a second product, with W_hr. After some steps follow the products over all
-// their rows (gradients.inl.h).
+// y waits in dh for a second product, with W_hr. After a chunk of steps follow the products over
+// all their rows (gradients.inl.h). Nobody needs dgates for longer than that and one step more:
+// where the caller has no place for all of them, they lie in two places by turns.
 #pragma once
 
 #include "contract/order.h"
@@ -21,9 +22,17 @@ struct BackwardTask {
   const LayerBackward* p;
   GradientTask<S> gradients;
   Columns<S> w_hh[kMaxDirections], w_hr[kMaxDirections];
+  S* dgates[2][kMaxDirections];  // of a chunk and of the one before; unless p has a place
   int scan_members;
   Barrier* barriers;  // of slices, then of the team, then of those of it who take gradients
 };
+
+// Rows of a chunk, if it has more than one step.
+template <class S>
+static int64_t chunk_rows(const Dims& d) {
+  const int64_t blocks = kChunkBytes / (4 * d.H * int64_t(sizeof(S))) / kBlockRows;
+  return blocks > 1 ? blocks * kBlockRows : kBlockRows;
+}
 
 // Lays the task out from `base` on; returns the bytes used. base may be null to measure.
 template <class S>
@@ -39,6 +48,10 @@ static int64_t plan_backward(const LayerBackward& p, int threads, void* base,
     task.w_hr[i] = {p.w_hr[i], p.weights, d.P, p.w_hr[i] ? d.H : 0, pack, nullptr};
     task.w_hh[i].panels = take<S>(base, used, task.w_hh[i].size());
     task.w_hr[i].panels = take<S>(base, used, task.w_hr[i].size());
+    const int64_t most = chunk_rows<S>(d) < d.B ? d.B : chunk_rows<S>(d);
+    const int64_t rows = p.dgates ? 0 : most < d.N ? most : d.N;
+    for (S*(&of_chunk)[kMaxDirections] : task.dgates)
+      of_chunk[i] = take<S>(base, used, rows * 4 * d.H);
   }
   plan_gradients(p, threads, base, used, task.gradients);
   return used;
@@ -190,10 +203,12 @@ struct InitialGradient {
   }
 };
 
-// One member's share of the steps [first_step, last_step] of one direction.
+// One member's share of the steps [first_step, last_step] of one direction. later: of the steps
+// after them.
 template <class S, class CellType>
 static void scan_backward(const BackwardTask<S>& task, const Share& share, int64_t i,
-                          int64_t first_step, int64_t last_step) {
+                          int64_t first_step, int64_t last_step, const GatesGradient<S>& dgates,
+                          const GatesGradient<S>& later) {
   using T = ValueOf<S>;
   const LayerBackward& p = *task.p;
   const Dims& d = p.d;
@@ -226,10 +241,10 @@ static void scan_backward(const BackwardTask<S>& task, const Share& share, int64
         p.dy ? static_cast<const S*>(p.dy) + order.first_row(step) * s.y_stride + i * d.P : nullptr;
     s.gates = static_cast<const S*>(p.gates) + row * 4 * d.H;
     s.c = static_cast<const T*>(p.c) + row * d.H;
-    s.dgates = static_cast<S*>(p.dgates) + row * 4 * d.H;
-    s.dgates_next =
-        step + 1 < d.T ? static_cast<S*>(p.dgates) + (i * d.N + order.first_row(step + 1)) * 4 * d.H
-                       : nullptr;
+    s.dgates = dgates.of(i, order.first_row(step));
+    s.dgates_next = step + 1 == d.T
+                        ? nullptr
+                        : (step < last_step ? dgates : later).of(i, order.first_row(step + 1));
     s.c_prev =
         step ? static_cast<const T*>(p.c) + (i * d.N + order.first_row(step - 1)) * d.H : nullptr;
     s.dh = p.dh ? static_cast<S*>(p.dh) + row * d.P : nullptr;
@@ -253,8 +268,7 @@ static void scan_backward(const BackwardTask<S>& task, const Share& share, int64
 // The first of the steps before `end` whose rows make a chunk.
 template <class S>
 static int64_t chunk_begin(const LayerBackward& p, int64_t end) {
-  const int64_t blocks = kChunkBytes / (4 * p.d.H * int64_t(sizeof(S))) / kBlockRows;
-  const int64_t most = blocks > 1 ? blocks * kBlockRows : kBlockRows;
+  const int64_t most = chunk_rows<S>(p.d);
   int64_t step = end - 1;
   for (; step > 0; --step)
     for (int64_t i = 0; i < p.d.D; ++i) {
@@ -262,6 +276,21 @@ static int64_t chunk_begin(const LayerBackward& p, int64_t end) {
       if (rows.end - rows.first > most) return step;
     }
   return step;
+}
+
+// Where the gradients of the gates of the steps [begin, end) lie.
+template <class S>
+static GatesGradient<S> gates_gradient(const BackwardTask<S>& task, int turn, int64_t begin,
+                                       int64_t end) {
+  const LayerBackward& p = *task.p;
+  GatesGradient<S> all{};
+  all.size = 4 * p.d.H;
+  for (int64_t i = 0; i < p.d.D; ++i) {
+    all.first[i] = p.dgates ? static_cast<S*>(p.dgates) + i * p.d.N * all.size
+                            : task.dgates[turn][i];
+    all.first_row[i] = p.dgates ? 0 : rows_of(p, i, begin, end).first;
+  }
+  return all;
 }
 
 // Into how many pieces the hidden units can be cut: backward, a panel each.
@@ -283,15 +312,19 @@ static void backward_member(const void* task_, int member, int members) {
   everyone.wait(members);
   const int scanning = members < task.scan_members ? members : task.scan_members;
   const Share mine = share(p.d, split(p.d, kTileRows, backward_parts<S>(p.d), scanning), member);
-  for (int64_t end = p.d.T, begin; end > 0; end = begin) {
+  GatesGradient<S> later{};
+  int turn = 0;
+  for (int64_t end = p.d.T, begin; end > 0; end = begin, turn ^= 1) {
     begin = chunk_begin<S>(p, end);
+    const GatesGradient<S> dgates = gates_gradient(task, turn, begin, end);
     for (int64_t i = mine.d0; i < mine.d1; ++i)
-      scan_backward<S, CellType>(task, mine, i, begin, end - 1);
+      scan_backward<S, CellType>(task, mine, i, begin, end - 1, dgates, later);
     everyone.wait(members);
     if (member < task.gradients.members)
-      add_gradients(task.gradients, begin, end, member,
+      add_gradients(task.gradients, dgates, begin, end, member,
                     members < task.gradients.members ? members : task.gradients.members,
                     task.barriers[kMaxTeam + 1]);
+    later = dgates;
   }
 }
 

@@ -61,7 +61,6 @@ struct Gradient {
 // The products of one direction, [M, columns] each.
 template <class S>
 struct WeightGradient {
-  const S* left;   // [N, M]
   const S* right;  // [N, out[0].columns]; beside it stand the states before
   int64_t M;
   Gradient<S> bias;  // the sums of the columns of left
@@ -112,16 +111,14 @@ static void plan_gradients(const LayerBackward& p, int threads, void* base, int6
     w_ih = {p.w_ih[i], p.weights, M, p.dx ? p.I : 0, !few, nullptr};
     w_ih.panels = take<S>(base, used, w_ih.size());
     if (p.dx) flops += 2.0 * d.N * M * p.I;
-    task.gates[i] = {.left = static_cast<const S*>(p.dgates) + i * d.N * M,
-                     .right = static_cast<const S*>(p.x),
+    task.gates[i] = {.right = static_cast<const S*>(p.x),
                      .M = M,
                      .bias = gradient<S>(p.db[i], M, 1, base, used),
                      .out = {gradient<S>(p.dw_ih[i], M, p.I, base, used),
                              gradient<S>(p.dw_hh[i], M, d.P, base, used)}};
     count_gradient(task.gates[i], d.N, panels, flops);
     if (!p.dw_hr[i]) continue;
-    task.projection[i] = {.left = static_cast<const S*>(p.dh) + i * d.N * d.P,
-                          .right = static_cast<const S*>(p.h_cell) + i * d.N * d.H,
+    task.projection[i] = {.right = static_cast<const S*>(p.h_cell) + i * d.N * d.H,
                           .M = d.P,
                           .bias = {},
                           .out = {gradient<S>(p.dw_hr[i], d.P, d.H, base, used), {}}};
@@ -152,19 +149,23 @@ struct StatesBefore {
   }
 };
 
-// One block of rows: where they lie on the right, and how many there are.
+// One block of rows: where they lie on the left and on the right, and how many there are.
 template <class S>
 struct Block {
   int64_t first, rows = 0, end;
-  bool add;  // to what blocks before have left
+  bool add;       // to what blocks before have left
+  const S* left;  // [rows, M]
   const S* right[2][kMostRows];
 
-  explicit Block(const Rows& of) : first(of.first), end(of.end), add(!of.is_first) {}
+  // left: of the first of the rows.
+  Block(const Rows& of, const S* left)
+      : first(of.first), end(of.end), add(!of.is_first), left(left) {}
 
   // Moves on to the next block; false: there is none.
   bool next(const WeightGradient<S>& g, StatesBefore<S>& before) {
     add = add || rows > 0;
     first += rows;
+    left += rows * g.M;
     rows = end - first <= kMostRows ? end - first : kBlockRows;
     for (int64_t k = 0; k < rows; ++k) {
       right[0][k] = g.right + (first + k) * g.out[0].columns;
@@ -210,7 +211,7 @@ static void pack_right(const WeightGradient<S>& g, const Block<S>& block, int64_
   }
 }
 
-// Columns of left from m on to a group [words of rows][kGroup][kPair], with zeros past the last
+// Columns of the left from m on to a group [words of rows][kGroup][kPair], with zeros past the last
 // column; if kSum, adds up those before m1.
 template <class S, bool kSum>
 static void copy_left(const WeightGradient<S>& g, const Block<S>& block, int64_t m, int64_t m1,
@@ -223,7 +224,7 @@ static void copy_left(const WeightGradient<S>& g, const Block<S>& block, int64_t
     const int64_t row1 = row0 + kChain < block.rows ? row0 + kChain : block.rows;
     for (int v = 0; v < kVectors; ++v) sum[v] = V(0);
     for (int64_t row = row0; row < row1; row += kPair<S>, out += kGroup * kPair<S>) {
-      const S* const from = g.left + (block.first + row) * g.M + m;
+      const S* const from = block.left + row * g.M + m;
 #pragma GCC unroll 12
       for (int v = 0; v < kVectors; ++v) {
         const int lanes = V::lanes(g.M - m - v * V::kWidth);
@@ -317,8 +318,7 @@ static void set_from_few(const WeightGradient<S>& g, const Block<S>& block, int6
       V sum(0);
       for (int64_t row = 0; row < block.rows; ++row)
         if (const S* const right = place.of(block, row))
-          sum = fma(Stored<S>::value((block.first + row) * g.M + m + g.left),
-                    V::load(right, place.lanes), sum);
+          sum = fma(Stored<S>::value(block.left + row * g.M + m), V::load(right, place.lanes), sum);
       const Gradient<S>& out = g.out[place.k];
       sum.store(out.sums + m * out.columns + place.column, place.lanes);
     }
@@ -326,15 +326,15 @@ static void set_from_few(const WeightGradient<S>& g, const Block<S>& block, int6
     const int lanes = V::lanes(m1 - m);
     V sum(0);
     for (int64_t row = 0; row < block.rows; ++row)
-      sum = sum + V::load(g.left + (block.first + row) * g.M + m, lanes);
+      sum = sum + V::load(block.left + row * g.M + m, lanes);
     sum.store(g.bias.sums + m, lanes);
   }
 }
 
-// One member's rows of g.out += the products of some rows of the layer.
+// One member's rows of g.out += the products of some rows of the layer; left: of the first of them.
 template <class S>
 static void add_gradient(const GradientTask<S>& task, const WeightGradient<S>& g, int64_t i,
-                         const Rows& rows, int member, int members) {
+                         const Rows& rows, const S* left, int member, int members) {
   const LayerBackward& p = *task.input.p;
   const int64_t W = VecOf<S>::kWidth, vectors = ceil_div(g.M, W);
   const int64_t m0 = vectors * member / members * W;
@@ -342,7 +342,7 @@ static void add_gradient(const GradientTask<S>& task, const WeightGradient<S>& g
   if (m0 >= m1 || (!g.bias.out && g.vectors() == 0)) return;
   S* const panels = task.scratch + member * task.scratch_size;
   StatesBefore<S> before{p, i, rows.t};
-  Block<S> block(rows);
+  Block<S> block(rows, left);
   while (block.next(g, before)) {
     if (p.d.N <= kFewRows) {
       set_from_few(g, block, m0, m1);
@@ -363,15 +363,17 @@ static void add_gradient(const GradientTask<S>& task, const WeightGradient<S>& g
 
 // One member's share of what follows from the steps [step, step1); those after them are done.
 template <class S>
-static void add_gradients(const GradientTask<S>& task, int64_t step, int64_t step1, int member,
-                          int members, Barrier& barrier) {
+static void add_gradients(const GradientTask<S>& task, const GatesGradient<S>& dgates, int64_t step,
+                          int64_t step1, int member, int members, Barrier& barrier) {
   const LayerBackward& p = *task.input.p;
   for (int64_t i = 0; i < p.d.D; ++i) {
     const Rows rows = rows_of(p, i, step, step1);
-    add_gradient(task, task.gates[i], i, rows, member, members);
-    if (p.dw_hr[i]) add_gradient(task, task.projection[i], i, rows, member, members);
+    add_gradient(task, task.gates[i], i, rows, dgates.of(i, rows.first), member, members);
+    if (p.dw_hr[i])
+      add_gradient(task, task.projection[i], i, rows,
+                   static_cast<const S*>(p.dh) + (i * p.d.N + rows.first) * p.d.P, member, members);
   }
-  if (p.dx) add_input_gradient(task.input, step, step1, member, members, barrier);
+  if (p.dx) add_input_gradient(task.input, dgates, step, step1, member, members, barrier);
 }
 
 }  // namespace lf::LF_ISA
