@@ -5,9 +5,10 @@
 // the rows offsets[t] to offsets[t + 1]. A padded [T, B, *] tensor is the case of B rows at every
 // step.
 //
-// "dtype" is the storage type of the tensors, "state" its state_dtype: at least float. "weights" is
-// dtype, or 16 bits where a CPU computes in float: it widens them as it reads them. Gates that are
-// kept in 16 bits for backward are folded where they are sigmoids (common/math.h).
+// "dtype" is the type of the tensors, "state" its state_dtype: at least float. "storage" is dtype,
+// or 16 bits where a CPU computes such tensors in float: it widens weights as it reads them, and
+// rounds the gates that it keeps for backward. In 16 bits gates are folded where they are sigmoids
+// (common/math.h).
 #pragma once
 
 #include "common/types.h"
@@ -22,19 +23,19 @@ struct Dims {
 // Everything is contiguous.
 struct LayerForward {
   Cell cell;
-  DType dtype, weights;
+  DType dtype, storage;
   Dims d;
   const int64_t* offsets;            // [T + 1] on the host
   int64_t I;                         // input size
   const void* x;                     // [N, I]    dtype
-  const void* w_ih[kMaxDirections];  // [4, H, I] weights
+  const void* w_ih[kMaxDirections];  // [4, H, I] storage
   const void* b_ih[kMaxDirections];  // [4, H]    dtype, or nullptr: zeros
   const void* b_hh[kMaxDirections];  // [4, H]    dtype, or nullptr: zeros
-  const void* w_hh[kMaxDirections];  // [4, H, P] weights
+  const void* w_hh[kMaxDirections];  // [4, H, P] storage
   const void* w_hr[kMaxDirections];  // [P, H]    weights, or nullptr: no projection
   const void* h0;                    // [D, B, P] dtype, or nullptr: zeros
   const void* c0;                    // [D, B, H] state, or nullptr: zeros
-  void* gates;  // [D, N, 4, H] dtype, out, if c is wanted: activations. In, unless
+  void* gates;  // [D, N, 4, H] storage, out, if c is wanted: activations. In, unless
                 // the variant does the products over all rows: x W_ih^T + b_ih + b_hh
   void* y;      // [N, D, P] dtype
   void* h_n;    // [D, B, P] dtype
@@ -44,18 +45,18 @@ struct LayerForward {
 
 struct LayerBackward {
   Cell cell;
-  DType dtype, weights;
+  DType dtype, storage;
   Dims d;
   const int64_t* offsets;            // [T + 1] on the host
   int64_t I;                         // input size
   const void* x;                     // [N, I]    dtype
-  const void* w_ih[kMaxDirections];  // [4, H, I] weights
-  const void* w_hh[kMaxDirections];  // [4, H, P] weights
+  const void* w_ih[kMaxDirections];  // [4, H, I] storage
+  const void* w_hh[kMaxDirections];  // [4, H, P] storage
   const void* w_hr[kMaxDirections];  // [P, H]    weights, or nullptr: no projection
   const void* h0;                    // [D, B, P] dtype, or nullptr: zeros
   const void* c0;                    // [D, B, H] state, or nullptr: zeros
   const void* y;                     // [N, D, P] dtype
-  const void* gates;                 // [D, N, 4, H] dtype, activations
+  const void* gates;                 // [D, N, 4, H] storage, activations
   const void* c;                     // [D, N, H] state
   const void* dy;                    // [N, D, P] dtype, or nullptr: zeros
   const void* dh_n;                  // [D, B, P] dtype, or nullptr: zeros

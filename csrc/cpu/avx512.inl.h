@@ -32,5 +32,8 @@ struct Masked<double> {
 // GCC 12 extends in halves, which made a step of bfloat16 half as long again.
 #define LF_EXTEND(x) _mm512_maskz_cvtepu16_epi32(0xffff, __m256i(x))
 #define LF_HALF(x) _mm512_maskz_cvtph_ps(0xffff, __m256i(x))
+#define LF_TO_HALF(x) \
+  _mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define LF_CUT(x) _mm512_maskz_cvtepi32_epi16(0xffff, __m512i(x))
 // Off by 2^-14 at most, by 2^-28 after Newton's step.
 #define LF_INVERSE(x) _mm512_maskz_rcp14_ps(0xffff, x)

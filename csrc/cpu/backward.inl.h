@@ -44,8 +44,8 @@ static int64_t plan_backward(const LayerBackward& p, int threads, void* base,
   const bool pack = d.T >= kPackFromSteps;
   for (int64_t i = 0; i < d.D; ++i) {
     const int64_t columns = d.T > 1 || p.dh0 ? d.P : 0;  // else nobody reads them
-    task.w_hh[i] = {p.w_hh[i], p.weights, 4 * d.H, columns, pack, nullptr};
-    task.w_hr[i] = {p.w_hr[i], p.weights, d.P, p.w_hr[i] ? d.H : 0, pack, nullptr};
+    task.w_hh[i] = {p.w_hh[i], p.storage, 4 * d.H, columns, pack, nullptr};
+    task.w_hr[i] = {p.w_hr[i], p.storage, d.P, p.w_hr[i] ? d.H : 0, pack, nullptr};
     task.w_hh[i].panels = take<S>(base, used, task.w_hh[i].size());
     task.w_hr[i].panels = take<S>(base, used, task.w_hr[i].size());
     const int64_t most = chunk_rows<S>(d) < d.B ? d.B : chunk_rows<S>(d);
@@ -58,7 +58,8 @@ static int64_t plan_backward(const LayerBackward& p, int threads, void* base,
 }
 
 // One step of one direction: where its rows lie.
-template <class S>
+// G: what gates are kept in.
+template <class S, class G>
 struct BackwardStep {
   using T = ValueOf<S>;
   const Columns<S>& w_hh;
@@ -70,7 +71,7 @@ struct BackwardStep {
   const S* dy = nullptr;           // [rows, y_stride] or nullptr
   const S* dh_n = nullptr;         // [B, P] or nullptr
   const S* dgates_next = nullptr;  // [rows, 4, H]
-  const S* gates = nullptr;        // [rows, 4, H]
+  const G* gates = nullptr;        // [rows, 4, H]
   const T* c_prev = nullptr;       // [rows, H]
   const T* c0 = nullptr;           // [B, H] or nullptr
   const T* c = nullptr;            // [rows, H]
@@ -82,25 +83,25 @@ struct BackwardStep {
 };
 
 // dgates W_hh for a strip of rows from b on and one panel of columns.
-template <int J, class S, class Beside = Nothing>
-static void multiply_gates(const BackwardStep<S>& s, const S* dgates, int64_t b, int64_t rows,
+template <int J, class S, class G, class Beside = Nothing>
+static void multiply_gates(const BackwardStep<S, G>& s, const S* dgates, int64_t b, int64_t rows,
                            int64_t column, Strip<S>& out, const Beside& beside = {}) {
   multiply_strip<S, J>(out.numbers, rows, RowsAt<S>{dgates + b * 4 * s.H, 4 * s.H},
                        s.w_hh.from(column), nullptr, false, beside);
 }
 
 // The cell's backward on one vector of units.
-template <class S, class CellType>
-LF_FN void cell_backward(const BackwardStep<S>& s, int64_t row, int64_t unit, int lanes,
+template <class CellType, class S, class G>
+LF_FN void cell_backward(const BackwardStep<S, G>& s, int64_t row, int64_t unit, int lanes,
                          VecOf<S> dh) {
   using V = VecOf<S>;
   const int64_t at = row * s.H + unit;
-  const S* gates = s.gates + row * 4 * s.H + unit;
+  const G* gates = s.gates + row * 4 * s.H + unit;
   S* dgates = s.dgates + row * 4 * s.H + unit;
   V gate[4], h, c_prev(0), dc = V::load(s.dc + at, lanes);
   for (int g = 0; g < 4; ++g) {
     gate[g] = V::load(gates + g * s.H, lanes);
-    if (kFolded<S> && CellType::is_sigmoid(g)) gate[g] = unfold(gate[g]);
+    if (kFolded<G> && CellType::is_sigmoid(g)) gate[g] = unfold(gate[g]);
   }
   if (row < s.continued)
     c_prev = V::load(s.c_prev + at, lanes);
@@ -117,18 +118,17 @@ LF_FN void cell_backward(const BackwardStep<S>& s, int64_t row, int64_t unit, in
 // It is done beside the product whose sums the cells wait for, a tile's rows with each tile: all at
 // once, nothing was won. A functor, always inlined: a call that only prefetches has no effect in
 // GCC's eyes, and it drops it.
-template <class S>
+template <class S, class G>
 struct CellsAhead {
-  const BackwardStep<S>& s;
+  const BackwardStep<S, G>& s;
   int64_t b, unit, end;
 
   LF_FN void operator()(int64_t first, int64_t rows) const {
-    using T = ValueOf<S>;
     for (int64_t row = b + first; row < b + first + rows; ++row) {
-      for (int g = 0; g < 4; ++g) ahead<1, S>(s.gates + (row * 4 + g) * s.H);
-      ahead<0, T>(s.c + row * s.H);
-      if (row < s.continued) ahead<0, T>(s.c_prev + row * s.H);
-      if (s.dy) ahead<0, S>(s.dy + row * s.y_stride);
+      for (int g = 0; g < 4; ++g) ahead<1>(s.gates + (row * 4 + g) * s.H);
+      ahead<0>(s.c + row * s.H);
+      if (row < s.continued) ahead<0>(s.c_prev + row * s.H);
+      if (s.dy) ahead<0>(s.dy + row * s.y_stride);
     }
   }
 
@@ -140,9 +140,9 @@ struct CellsAhead {
 
 // The whole gradient of the output, and without a projection the cell's backward on it. A strip
 // never holds rows that go on, which later steps owe something, and rows that end.
-template <class S, class CellType>
+template <class S, class G, class CellType>
 struct OutputGradient {
-  const BackwardStep<S>& s;
+  const BackwardStep<S, G>& s;
 
   template <int J>
   void run(int64_t b, int64_t b1, int64_t column) const {
@@ -154,7 +154,7 @@ struct OutputGradient {
     const int64_t end = s.projection ? column : column + J * V::kWidth;
     if (goes_on)
       multiply_gates<J>(s, s.dgates_next, b, b1 - b, column, later,
-                        CellsAhead<S>{s, b, column, end < s.H ? end : s.H});
+                        CellsAhead<S, G>{s, b, column, end < s.H ? end : s.H});
     for (int64_t row = b; row < b1; ++row)
       for (int j = 0; j < J && lanes[j]; ++j) {
         const int64_t at = column + j * V::kWidth;
@@ -166,15 +166,15 @@ struct OutputGradient {
         if (s.projection)
           dh.store(s.dh + row * s.P + at, lanes[j]);
         else
-          cell_backward<S, CellType>(s, row, at, lanes[j], dh);
+          cell_backward<CellType>(s, row, at, lanes[j], dh);
       }
   }
 };
 
 // With a projection: from the gradient of y through W_hr into the cell.
-template <class S, class CellType>
+template <class S, class G, class CellType>
 struct CellGradient {
-  const BackwardStep<S>& s;
+  const BackwardStep<S, G>& s;
 
   template <int J>
   void run(int64_t b, int64_t b1, int64_t column) const {
@@ -185,15 +185,15 @@ struct CellGradient {
                          s.w_hr.from(column));
     for (int64_t row = b; row < b1; ++row)
       for (int j = 0; j < J && lanes[j]; ++j)
-        cell_backward<S, CellType>(s, row, column + j * VecOf<S>::kWidth, lanes[j],
-                                   product.at(row - b, j));
+        cell_backward<CellType>(s, row, column + j * VecOf<S>::kWidth, lanes[j],
+                                product.at(row - b, j));
   }
 };
 
 // dh0 = dgates W_hh for the rows that started with this step.
-template <class S>
+template <class S, class G>
 struct InitialGradient {
-  const BackwardStep<S>& s;
+  const BackwardStep<S, G>& s;
 
   template <int J>
   void run(int64_t b, int64_t b1, int64_t column) const {
@@ -205,7 +205,7 @@ struct InitialGradient {
 
 // One member's share of the steps [first_step, last_step] of one direction. later: of the steps
 // after them.
-template <class S, class CellType>
+template <class S, class G, class CellType>
 static void scan_backward(const BackwardTask<S>& task, const Share& share, int64_t i,
                           int64_t first_step, int64_t last_step, const GatesGradient<S>& dgates,
                           const GatesGradient<S>& later) {
@@ -222,7 +222,7 @@ static void scan_backward(const BackwardTask<S>& task, const Share& share, int64
   const int64_t end =
       first_of_slice(order, first_step, last_step + 1, share.slice + 1, share.slices);
 
-  BackwardStep<S> s{.w_hh = task.w_hh[i], .w_hr = task.w_hr[i]};
+  BackwardStep<S, G> s{.w_hh = task.w_hh[i], .w_hr = task.w_hr[i]};
   s.H = d.H;
   s.P = d.P;
   s.y_stride = d.D * d.P;
@@ -239,7 +239,7 @@ static void scan_backward(const BackwardTask<S>& task, const Share& share, int64
     s.continuing = order.continuing(step);
     s.dy =
         p.dy ? static_cast<const S*>(p.dy) + order.first_row(step) * s.y_stride + i * d.P : nullptr;
-    s.gates = static_cast<const S*>(p.gates) + row * 4 * d.H;
+    s.gates = static_cast<const G*>(p.gates) + row * 4 * d.H;
     s.c = static_cast<const T*>(p.c) + row * d.H;
     s.dgates = dgates.of(i, order.first_row(step));
     s.dgates_next = step + 1 == d.T
@@ -251,19 +251,33 @@ static void scan_backward(const BackwardTask<S>& task, const Share& share, int64
     s.h_cell = p.h_cell ? static_cast<S*>(p.h_cell) + row * d.H : nullptr;
 
     const int64_t middle = clamp(s.continuing, b0, b1);
-    const OutputGradient<S, CellType> output{s};
+    const OutputGradient<S, G, CellType> output{s};
     for_panels<S>(output, b0, middle, column0, column1);
     for_panels<S>(output, middle, b1, column0, column1);
     if (s.projection) {
       barrier.wait(share.parts);
-      for_panels<S>(CellGradient<S, CellType>{s}, b0, b1, unit0, unit1);
+      for_panels<S>(CellGradient<S, G, CellType>{s}, b0, b1, unit0, unit1);
     }
     barrier.wait(share.parts);
     if (s.dh0 && s.continued < b1)
-      for_panels<S>(InitialGradient<S>{s}, s.continued < b0 ? b0 : s.continued, b1, column0,
+      for_panels<S>(InitialGradient<S, G>{s}, s.continued < b0 ? b0 : s.continued, b1, column0,
                     column1);
   }
 }
+
+// The same for any storage type.
+template <class S, class CellType>
+struct ScanBackward {
+  const BackwardTask<S>& task;
+  const Share& share;
+  int64_t i, first_step, last_step;
+  const GatesGradient<S>&dgates, &later;
+
+  template <class G>
+  void run() const {
+    scan_backward<S, G, CellType>(task, share, i, first_step, last_step, dgates, later);
+  }
+};
 
 // The first of the steps before `end` whose rows make a chunk.
 template <class S>
@@ -286,8 +300,8 @@ static GatesGradient<S> gates_gradient(const BackwardTask<S>& task, int turn, in
   GatesGradient<S> all{};
   all.size = 4 * p.d.H;
   for (int64_t i = 0; i < p.d.D; ++i) {
-    all.first[i] = p.dgates ? static_cast<S*>(p.dgates) + i * p.d.N * all.size
-                            : task.dgates[turn][i];
+    all.first[i] =
+        p.dgates ? static_cast<S*>(p.dgates) + i * p.d.N * all.size : task.dgates[turn][i];
     all.first_row[i] = p.dgates ? 0 : rows_of(p, i, begin, end).first;
   }
   return all;
@@ -318,7 +332,8 @@ static void backward_member(const void* task_, int member, int members) {
     begin = chunk_begin<S>(p, end);
     const GatesGradient<S> dgates = gates_gradient(task, turn, begin, end);
     for (int64_t i = mine.d0; i < mine.d1; ++i)
-      scan_backward<S, CellType>(task, mine, i, begin, end - 1, dgates, later);
+      with_storage<S>(p.storage,
+                      ScanBackward<S, CellType>{task, mine, i, begin, end - 1, dgates, later});
     everyone.wait(members);
     if (member < task.gradients.members)
       add_gradients(task.gradients, dgates, begin, end, member,

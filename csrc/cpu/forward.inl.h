@@ -56,7 +56,7 @@ static int64_t plan_forward(const LayerForward& p, void* base, ForwardTask<S>& t
   task.p = &p;
   task.packed = d.N > kPackFromRows;
   task.chunk = task.packed && d.B < kFusedRows ? ceil_div(kChunkRows, d.B) : 0;
-  task.in_gates = p.c && sizeof(S) == sizeof(T);
+  task.in_gates = p.c && element_size(p.storage) == sizeof(T);
   for (int64_t i = 0; i < d.D; ++i) {
     const int64_t row_panels = p.w_hr[i] ? ceil_div(d.P, kPanel<S>) : 0;
     task.w_ih[i] = take<S>(base, used, task.packed ? gate_panels_size<S>(d, p.I) : 0);
@@ -137,7 +137,7 @@ static void scan_forward(const ForwardTask<S>& task, const Share& share, int64_t
   s.y_stride = d.D * d.P;
   s.packed = task.packed;
   s.bias = task.bias[i];
-  s.weights = p.weights;
+  s.storage = p.storage;
   s.w_ih = task.packed ? task.w_ih[i] : p.w_ih[i];
   s.w_hh = task.packed ? task.w_hh[i] : p.w_hh[i];
   s.w_hr = task.packed ? task.w_hr[i] : p.w_hr[i];
@@ -148,7 +148,8 @@ static void scan_forward(const ForwardTask<S>& task, const Share& share, int64_t
   s.h_cell = p.w_hr[i] ? task.h_cell[i] : nullptr;
 
   Gates<S, CellType> gates(s);
-  S* const gates_kept = p.c ? static_cast<S*>(p.gates) + i * d.N * 4 * d.H : nullptr;
+  const int64_t gates_size = 4 * d.H * int64_t(element_size(p.storage));
+  char* const gates_kept = p.c ? static_cast<char*>(p.gates) + i * d.N * gates_size : nullptr;
   // Where the projected input lies, and the row of the layer that comes first there.
   T* projected = task.in_gates ? reinterpret_cast<T*>(gates_kept) : task.projected[i];
   int64_t first_row = 0;
@@ -172,7 +173,7 @@ static void scan_forward(const ForwardTask<S>& task, const Share& share, int64_t
         step ? static_cast<S*>(p.y) + order.first_row(step - 1) * s.y_stride + i * d.P : nullptr;
     s.y = static_cast<S*>(p.y) + row * s.y_stride + i * d.P;
     s.projected = task.chunk ? projected + (row - first_row) * 4 * d.H : nullptr;
-    s.gates = p.c ? gates_kept + row * 4 * d.H : nullptr;
+    s.gates = p.c ? gates_kept + row * gates_size : nullptr;
     s.c = p.c ? static_cast<T*>(p.c) + (i * d.N + row) * d.H : nullptr;
     s.continued = order.continued(step);
     s.continuing = order.continuing(step);
@@ -202,7 +203,7 @@ static void forward_member(const void* task_, int member, int members) {
   const ForwardTask<S>& task = *static_cast<const ForwardTask<S>*>(task_);
   const Dims& d = task.p->d;
   if (task.packed) {
-    with_weights<S>(task.p->weights, PackForward<S>{task, member, members});
+    with_storage<S>(task.p->storage, PackForward<S>{task, member, members});
     task.barriers[kMaxTeam].wait(members);
   }
   const Share mine = share(d, split(d, kTileRows, forward_parts<S>(d), members), member);

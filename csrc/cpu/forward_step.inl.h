@@ -11,26 +11,26 @@ namespace lf::LF_ISA {
 template <class S>
 struct ForwardStep {
   using T = ValueOf<S>;
+  DType storage;
   int64_t I, H, P, y_stride;
   const S* x;     // [rows, I]
   T* projected;   // [rows, 4, H]: x W_ih^T; nullptr: still to be multiplied
   const T* bias;  // [panel][4][W]
   const void* w_ih;
-  const void* w_hh;  // packed or, in `weights`, as given
+  const void* w_hh;  // packed or, in `storage`, as given
   const void* w_hr;
-  DType weights;
   bool packed, multiply;  // multiply: some row has a state to multiply
   int64_t continued;      // rows from here on start from h0
   int64_t continuing;     // rows from here on end
   const S* y_prev;        // [rows, y_stride]
   const S* h0;            // [B, P] or the zeros, then h0_stride is 0
   int64_t h0_stride;
-  S* gates;    // [rows, 4, H], or nullptr: not wanted, like c
-  T* c_state;  // [B, H]
-  T* c;        // [rows, H] or nullptr
-  S* y;        // [rows, y_stride]
-  S* h_n;      // [B, P]
-  S* h_cell;   // [B, H] or nullptr: no projection
+  void* gates;  // [rows, 4, H] of the storage type, or nullptr: not wanted, like c
+  T* c_state;   // [B, H]
+  T* c;         // [rows, H] or nullptr
+  S* y;         // [rows, y_stride]
+  S* h_n;       // [B, P]
+  S* h_cell;    // [B, H] or nullptr: no projection
 };
 
 template <class S>
@@ -94,7 +94,8 @@ struct Gates {
       const int64_t v = turn ? vectors - panels - k : k;
       multiply(unit + v * V::kWidth, panels, sums + v * size);
     }
-    for (int64_t v = 0; v < vectors; ++v) update(unit + v * V::kWidth, sums + v * size);
+    for (int64_t v = 0; v < vectors; ++v)
+      with_storage<S>(s.storage, Update{*this, unit + v * V::kWidth, sums + v * size});
     for (int64_t v = 0; v < vectors; ++v) output(unit + v * V::kWidth, sums + v * size);
   }
 
@@ -114,8 +115,8 @@ struct Gates {
                                                    gates, V::kWidth, s.P,      true};
       const PlainProduct<S, RowsAt<S>> of_inputs{out,   rows,      input_of, s.w_ih, unit,
                                                  gates, V::kWidth, s.I,      true};
-      if (s.multiply) with_weights<S>(s.weights, of_states);
-      with_weights<S>(s.weights, of_inputs);
+      if (s.multiply) with_storage<S>(s.storage, of_states);
+      with_storage<S>(s.storage, of_inputs);
       return;
     }
     const bool far = is_far<S>(4 * s.H * (s.P + (s.projected ? 0 : s.I)));
@@ -143,13 +144,14 @@ struct Gates {
       std::memcpy(out + r * kPanel<S>, bias, kPanel<S> * sizeof(T));
   }
 
-  // Activations and c; leaves o in the strip.
+  // Activations, kept as W, and c; leaves o in the strip.
+  template <class W>
   void update(int64_t unit, T* sums) const {
     const int n = V::lanes(s.H - unit);
     const int64_t H = s.H;
     T* c_state = s.c_state + b * H + unit;
     T* c_kept = s.c ? s.c + b * H + unit : nullptr;
-    S* gates = s.gates ? s.gates + b * 4 * H + unit : nullptr;
+    W* gates = s.gates ? static_cast<W*>(s.gates) + b * 4 * H + unit : nullptr;
     const T* projected = s.projected ? s.projected + b * 4 * H + unit : nullptr;
     for (int64_t row = b; row < b1; ++row, sums += kPanel<S>, c_state += H) {
       V gate[4], kept[4], c = V::load(c_state, n);
@@ -162,13 +164,24 @@ struct Gates {
       gate[3].store(sums + 3 * V::kWidth);
       if (c_kept) {
         c.store(c_kept, n);
-        for (int g = 0; g < 4; ++g) (kFolded<S> ? kept : gate)[g].store(gates + g * H, n);
+        for (int g = 0; g < 4; ++g) (kFolded<W> ? kept : gate)[g].store(gates + g * H, n);
         c_kept += H;
         gates += 4 * H;
       }
       if (projected) projected += 4 * H;
     }
   }
+
+  struct Update {
+    const Gates& of;
+    int64_t unit;
+    T* sums;
+
+    template <class W>
+    void run() const {
+      of.template update<W>(unit, sums);
+    }
+  };
 
   void output(int64_t unit, const T* sums) const {
     const int n = V::lanes(s.H - unit);
@@ -203,7 +216,7 @@ struct Projection {
       const int columns = lanes[0] + lanes[1] + lanes[2] + lanes[3], quarter = (columns + 3) / 4;
       Streams streams{quarter, {}};
       for (int i = 0; i < 4; ++i) streams.rows[i] = int(clamp(columns - i * quarter, 0, quarter));
-      with_weights<S>(s.weights, PlainProduct<S, RowsAt<S>>{strip.numbers, b1 - b, cell_of, s.w_hr,
+      with_storage<S>(s.storage, PlainProduct<S, RowsAt<S>>{strip.numbers, b1 - b, cell_of, s.w_hr,
                                                             column, streams, quarter, s.H, false});
     }
     for (int64_t r = 0; r < b1 - b; ++r)

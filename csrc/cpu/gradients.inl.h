@@ -108,7 +108,7 @@ static void plan_gradients(const LayerBackward& p, int threads, void* base, int6
   task.input.p = &p;
   for (int64_t i = 0; i < d.D; ++i) {
     Columns<S>& w_ih = task.input.w_ih[i];
-    w_ih = {p.w_ih[i], p.weights, M, p.dx ? p.I : 0, !few, nullptr};
+    w_ih = {p.w_ih[i], p.storage, M, p.dx ? p.I : 0, !few, nullptr};
     w_ih.panels = take<S>(base, used, w_ih.size());
     if (p.dx) flops += 2.0 * d.N * M * p.I;
     task.gates[i] = {.right = static_cast<const S*>(p.x),

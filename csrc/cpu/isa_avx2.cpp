@@ -49,6 +49,7 @@ struct Masked<double> {
 // GCC 12 extends in halves, which made a step of bfloat16 half as long again.
 #define LF_EXTEND(x) _mm256_cvtepu16_epi32(__m128i(x))
 #define LF_HALF(x) _mm256_cvtph_ps(__m128i(x))
+#define LF_TO_HALF(x) _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #include "cpu/scan.inl.h"
 #pragma GCC pop_options
 

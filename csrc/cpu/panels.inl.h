@@ -114,7 +114,7 @@ struct Columns {
   }
 
   // One member's share of the packing.
-  void fill(int member, int members) const { with_weights<S>(dtype, Fill{*this, member, members}); }
+  void fill(int member, int members) const { with_storage<S>(dtype, Fill{*this, member, members}); }
 
   // The panel from `column` on.
   Right<S> from(int64_t column) const {

@@ -1,8 +1,12 @@
 // The SIMD value type of the CPU kernels, once for every ISA, on the vector extensions of GCC and
 // Clang. The including isa_*.cpp defines LF_ISA, LF_VECTOR_BYTES, LF_VECTOR_REGISTERS and the
-// target, and may define LF_MASKED, a struct template with masked load and store, LF_MAX,
-// LF_INVERSE, an approximate 1 / x, LF_EXTEND, 16 bits a lane with zeros before them, LF_HALF,
-// float16 as float, and LF_BFLOAT16, a struct of 16 bits with what the ISA does on it.
+// target, and may define
+//   LF_MASKED    a struct template with masked load and store
+//   LF_MAX       the larger of two vectors
+//   LF_INVERSE   an approximate 1 / x
+//   LF_EXTEND    16 bits a lane with zeros before them, LF_CUT the lower 16 bits of each lane
+//   LF_HALF      float16 as float, LF_TO_HALF the opposite
+//   LF_BFLOAT16  a struct of 16 bits with what the ISA does on it
 #pragma once
 
 #include <cstdint>
@@ -47,7 +51,7 @@ struct FloatBits<double> {
       1. / 40320, 1. / 362880, 1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
 };
 
-// A number of 16 bits that is only ever read, as float.
+// A number of 16 bits that is computed with as float.
 template <DType kDType>
 struct Narrow {
   uint16_t bits;
@@ -58,6 +62,8 @@ template <class T>
 struct Vec;
 template <DType kDType>
 LF_FN Vec<float> widen(NarrowVector narrow);
+template <DType kDType>
+LF_FN NarrowVector narrow(Vec<float> x);
 
 template <class T>
 struct Vec {
@@ -115,6 +121,15 @@ struct Vec {
     NarrowVector bits{};
     std::memcpy(&bits, p, n * sizeof *p);
     return widen<kDType>(bits);
+  }
+  // Rounds to the nearest, ties to even.
+  template <DType kDType>
+  LF_FN void store(Narrow<kDType>* p, int n) const {
+    const NarrowVector bits = narrow<kDType>(v);
+    if (n == kWidth)
+      std::memcpy(p, &bits, sizeof bits);
+    else
+      std::memcpy(p, &bits, n * sizeof *p);
   }
 
 #ifdef LF_BFLOAT16
@@ -214,6 +229,38 @@ LF_FN Vec<float> widen(NarrowVector narrow) {
     return from_bits<float>(size | (bits & 0x8000) << 16);
 #endif
   }
+}
+
+// float as 16 bits, rounded to the nearest, ties to even.
+template <DType kDType>
+LF_FN NarrowVector narrow(Vec<float> x) {
+  using Bits = typename FloatBits<float>::IntVector;
+  const Bits all = bits_of(x), size = all & 0x7fffffff, nan = size > 0x7f800000;
+  Bits bits;
+  if constexpr (kDType == DType::bf16) {
+    const Bits number = ~nan & all, rounded = (number + 0x7fff + ((number >> 16) & 1)) >> 16;
+    bits = (nan & 0x7fc0) | (~nan & rounded);
+  } else {
+#ifdef LF_TO_HALF
+    return NarrowVector(LF_TO_HALF(x.v));
+#else
+    // The exponent moved by the difference of the biases, rounded where the significand ends; what
+    // then has no exponent left is infinite. Subnormal numbers are rounded by a sum in which the
+    // last bit counts 2^-24.
+    const Bits normal = (size - (112 << 23) + 0xfff + ((size >> 13) & 1)) >> 13;
+    const Bits subnormal = bits_of(from_bits<float>(size) + Vec<float>(0.5f)) - 0x3f000000;
+    const Bits small = size < 0x38800000, large = size >= 0x477ff000;
+    const Bits finite = (small & subnormal) | (~small & normal);
+    bits = (large & 0x7c00) | (~large & finite);
+    bits = (nan & 0x7e00) | (~nan & bits);
+    bits |= (all >> 16) & 0x8000;
+#endif
+  }
+#ifdef LF_CUT
+  return NarrowVector(LF_CUT(bits));
+#else
+  return __builtin_convertvector(bits, NarrowVector);
+#endif
 }
 
 // An approximation of 1 / x from LF_INVERSE, where the ISA file has one, and a step of Newton's.

@@ -93,10 +93,10 @@ LF_FN int64_t padded(int64_t K) {
   return words<S>(K) * kPair<S>;
 }
 
-// Calls run.run<W>() with the W in which weights of `dtype` lie in memory, of a layer that computes
-// in S.
+// Calls run.run<W>() with the W in which what is of the storage type lies in memory, of a layer
+// that computes in S.
 template <class S, class Run>
-LF_FN void with_weights(DType dtype, const Run& run) {
+LF_FN void with_storage(DType dtype, const Run& run) {
   if constexpr (kPair<S> == 1 && sizeof(S) == sizeof(float)) {
     if (dtype == DType::bf16) return run.template run<Narrow<DType::bf16>>();
     if (dtype == DType::f16) return run.template run<Narrow<DType::f16>>();
@@ -104,27 +104,33 @@ LF_FN void with_weights(DType dtype, const Run& run) {
   run.template run<S>();
 }
 template <class S>
-LF_FN bool is_narrow(DType weights) {
-  return kPair<S> == 1 && element_size(weights) < sizeof(S);
+LF_FN bool is_narrow(DType storage) {
+  return kPair<S> == 1 && element_size(storage) < sizeof(S);
 }
 
-// The first four words of a row, and its first number.
-template <class S, class W>
-LF_FN void load_four(const W* row, typename Square<ValueOf<S>>::Four& four) {
-  if constexpr (sizeof(W) == sizeof(S)) {
-    std::memcpy(&four, row, sizeof four);
-  } else {
-    const VecOf<S> words = VecOf<S>::load(row, 4);
-    std::memcpy(&four, &words.v, sizeof four);
+// Some rows of a matrix whose rows have K numbers each, as far as a block goes: as they lie, or
+// widened.
+template <class S, class W, int kRows, int kBlock>
+struct RowsOfBlock {
+  static constexpr bool kWidens = sizeof(W) < sizeof(S);
+  const S* row[kRows];  // of the first of the block; nullptr: there is none
+  S wide[kWidens ? kRows : 1][kWidens ? kBlock : 1];
+
+  // w: of the first row and the first of the block; columns: from there on.
+  LF_FN RowsOfBlock(const W* w, int64_t K, int rows, int64_t columns) {
+    for (int i = 0; i < kRows; ++i) {
+      if (i >= rows) {
+        row[i] = nullptr;
+      } else if constexpr (kWidens) {
+        for (int k = 0; k < kBlock && k < columns; k += VecOf<S>::kWidth)
+          VecOf<S>::load(w + i * K + k, VecOf<S>::lanes(columns - k)).store(wide[i] + k);
+        row[i] = wide[i];
+      } else {
+        row[i] = w + i * K;
+      }
+    }
   }
-}
-template <class S, class W>
-LF_FN S number(const W* row) {
-  if constexpr (sizeof(W) == sizeof(S))
-    return *row;
-  else
-    return VecOf<S>::load(row, 1).v[0];
-}
+};
 
 // out[k][l] = word k of row l of a matrix whose rows have K numbers each, for the first n of the
 // words of every out[k]; the others become zero. step: numbers from one k to the next. What is
@@ -135,28 +141,29 @@ template <class S, class W>
 static void transpose(const W* w, int64_t K, int n, S* out, int64_t step) {
   using T = ValueOf<S>;  // as large as a word, and only moved
   constexpr int kWords = VecOf<S>::kWidth, kRows = kWords < 4 ? kWords : 4;
-  constexpr int64_t kBlock = 64 / sizeof(T);  // a cache line of each row
-  const int64_t whole = K / kPair<S>, all = words<S>(K);
-  for (int64_t block = 0; block < all; block += kBlock)
+  constexpr int kBlock = 64 / sizeof(T) * kPair<S>;  // a cache line of each row
+  for (int64_t block = 0; block < padded<S>(K); block += kBlock, out += kBlock / kPair<S> * step)
     for (int l = 0; l < kWords; l += kRows) {
-      const int64_t end = block + kBlock < all ? block + kBlock : all;
-      int64_t k = block;
+      const int64_t columns = K - block < kBlock ? K - block : kBlock;
+      const RowsOfBlock<S, W, kRows, kBlock> rows(w + l * K + block, K, n - l, columns);
+      int64_t k = 0;  // words
       if constexpr (kRows == 4)
-        for (; l + 4 <= n && k + 4 <= end && k + 4 <= whole; k += 4) {
+        for (; l + 4 <= n && (k + 4) * kPair<S> <= columns; k += 4) {
           Square<T> square;
 #pragma GCC unroll 4
-          for (int i = 0; i < 4; ++i) load_four<S>(w + (l + i) * K + k * kPair<S>, square.row[i]);
+          for (int i = 0; i < 4; ++i)
+            std::memcpy(&square.row[i], rows.row[i] + k * kPair<S>, sizeof square.row[i]);
           square.transpose();
 #pragma GCC unroll 4
           for (int i = 0; i < 4; ++i)
             std::memcpy(out + (k + i) * step + l * kPair<S>, &square.row[i], sizeof square.row[i]);
         }
-      for (; k < end; ++k)
+      for (; k * kPair<S> < columns; ++k)
         for (int i = 0; i < kRows; ++i)
           for (int of = 0; of < kPair<S>; ++of) {
             const int64_t column = k * kPair<S> + of;
             out[k * step + (l + i) * kPair<S> + of] =
-                l + i < n && column < K ? number<S>(w + (l + i) * K + column) : S{};
+                rows.row[i] && column < columns ? rows.row[i][column] : S{};
           }
     }
 }

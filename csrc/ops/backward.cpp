@@ -2,7 +2,6 @@
 // over all rows, its own or torch's, give the gradients of the input and the weights.
 #include <algorithm>
 
-#include "ops/kept.h"
 #include "ops/ops.h"
 #include "ops/products.h"
 
@@ -54,9 +53,8 @@ Backward layer_backward(const OptionalTensor& dy_given, const OptionalTensor& dh
                         const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& w_hr,
                         const OptionalTensor& w_ih_reverse, const OptionalTensor& w_hh_reverse,
                         const OptionalTensor& w_hr_reverse, const Tensor& y_given,
-                        const Tensor& saved_gates, const Tensor& c,
-                        const OptionalTensor& batch_sizes, int64_t cell, int64_t variant,
-                        int64_t needs) {
+                        const Tensor& gates, const Tensor& c, const OptionalTensor& batch_sizes,
+                        int64_t cell, int64_t variant, int64_t needs) {
   const OptionalTensor no_bias;
   const Layer layer = make_layer(x, {w_ih, w_hh, no_bias, no_bias, w_hr},
                                  {w_ih_reverse, w_hh_reverse, no_bias, no_bias, w_hr_reverse},
@@ -67,15 +65,19 @@ Backward layer_backward(const OptionalTensor& dy_given, const OptionalTensor& dh
   check_state("c0", c0_given, x, d, d.H);
   check_state("dh_n", dh_n_given, x, d, d.P);
   check_state("dc_n", dc_n_given, x, d, d.H);
-  check_saved(layer, dy_given, y_given, saved_gates, c);
+  check_saved(layer, dy_given, y_given, gates, c);
 
   const OptionalTensor h0 = prepare(h0_given, dtype), c0 = prepare(c0_given, state);
   const OptionalTensor dy = prepare(dy_given, dtype), dh_n = prepare(dh_n_given, dtype);
   const OptionalTensor dc_n = prepare(dc_n_given, state);
   const Tensor y = prepare(y_given, dtype);
-  const Tensor gates = kept_gates(layer, saved_gates);
-  const bool ours = kOverwrite || layer.storage != dtype;  // a copy in another dtype
-  const Tensor dgates = ours ? gates : empty(x, {d.D, d.N, 4, d.H}, dtype);
+  // Over the gates if they may be; else a variant that needs them for its own products alone finds
+  // a place for some at a time.
+  OptionalTensor dgates;
+  if (kOverwrite && layer.storage == dtype)
+    dgates = gates;
+  else if (!layer.variant->whole_backward)
+    dgates = empty(x, {d.D, d.N, 4, d.H}, dtype);
   const Tensor dc0 = empty(x, {d.D, d.B, d.H}, state);
   OptionalTensor dh0, dh, h_cell;
   if (needs & kH0) dh0 = empty(x, {d.D, d.B, d.P}, dtype);
@@ -89,7 +91,7 @@ Backward layer_backward(const OptionalTensor& dy_given, const OptionalTensor& dh
   LayerBackward p{};
   p.cell = Cell(cell);
   p.dtype = dtype;
-  p.weights = layer.storage;
+  p.storage = layer.storage;
   p.d = d;
   p.offsets = layer.offsets.data();
   p.I = layer.I;
@@ -111,7 +113,7 @@ Backward layer_backward(const OptionalTensor& dy_given, const OptionalTensor& dh
   p.dy = data(dy);
   p.dh_n = data(dh_n);
   p.dc_n = data(dc_n);
-  p.dgates = data(dgates);
+  p.dgates = address(dgates);
   p.dh0 = address(dh0);
   p.dc0 = data(dc0);
   p.dh = address(dh);
@@ -121,7 +123,7 @@ Backward layer_backward(const OptionalTensor& dy_given, const OptionalTensor& dh
     Run run(layer, x);
     run.allocate(x, layer.variant->backward_workspace(p, run.context().threads));
     layer.variant->backward(p, run.context());
-    if (!layer.variant->whole_backward) multiply_gradients(layer, {h0, y, dgates, dh, h_cell}, g);
+    if (!layer.variant->whole_backward) multiply_gradients(layer, {h0, y, *dgates, dh, h_cell}, g);
   }
 
   if (g.x && x.dim() == 3)

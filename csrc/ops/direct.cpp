@@ -128,7 +128,7 @@ void run_layers(const Stack& s, const Variant& variant, void* y, void* h_n, void
 
   LayerForward p{};
   p.cell = Cell::lstm;
-  p.dtype = p.weights = s.dtype;
+  p.dtype = p.storage = s.dtype;
   p.d = d;
   p.offsets = offsets.data();
   for (int64_t layer = 0; layer < s.L; ++layer) {

@@ -2,7 +2,6 @@
 // layer, then let it run.
 #include <algorithm>
 
-#include "ops/kept.h"
 #include "ops/ops.h"
 #include "ops/products.h"
 
@@ -26,7 +25,7 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
 
   const DType state = state_dtype(layer.dtype);
   const bool project = !layer.variant->whole_forward;
-  const Tensor gates = empty(x, {save ? d.D : 0, d.N, 4, d.H}, layer.dtype);
+  const Tensor gates = empty(x, {save ? d.D : 0, d.N, 4, d.H}, layer.storage);
   const Tensor work = project && !save ? empty(x, {d.D, d.N, 4, d.H}, layer.dtype) : gates;
   const Tensor c = empty(x, {save ? d.D : 0, d.N, d.H}, state);
   const Tensor y = empty(x, {d.N, d.D * d.P}, layer.dtype);
@@ -37,7 +36,7 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
   LayerForward p{};
   p.cell = Cell(cell);
   p.dtype = layer.dtype;
-  p.weights = layer.storage;
+  p.storage = layer.storage;
   p.d = d;
   p.offsets = layer.offsets.data();
   p.I = layer.I;
@@ -69,7 +68,7 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
                                             {std::max<int64_t>(d.B, 1) * d.D * d.P, d.D * d.P, 1})
                                      : y;
   return {prepare(shaped, layer.storage), prepare(h_n, layer.storage), prepare(c_n, layer.storage),
-          keep_gates(layer, gates), c};
+          gates, c};
 }
 
 }  // namespace lf::ops

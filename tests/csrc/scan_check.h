@@ -58,6 +58,7 @@ std::string describe(const Problem& p, int number) {
   return text;
 }
 
+// W: what weights are given in and gates are kept in.
 template <class T, class W>
 struct Check {
   using State = typename Storage<T>::State;
@@ -68,12 +69,13 @@ struct Check {
   std::string problem;
   double worst = 0;  // in eps
 
+  template <class U = T>
   void compare(const char* run, const char* name, const Values& got, const Values& want) {
     double scale = 1;
     for (double value : want) scale = std::max(scale, std::fabs(value));
     for (size_t k = 0; k < got.size(); ++k) {
-      const double in_eps = std::fabs(got[k] - want[k]) / scale / Storage<T>::kEps;
-      if (!(in_eps <= Storage<T>::kTolerance)) {
+      const double in_eps = std::fabs(got[k] - want[k]) / scale / Storage<U>::kEps;
+      if (!(in_eps <= Storage<U>::kTolerance)) {
         std::printf("%s: %s, %s[%zu] is %.9g, should be %.9g: %.3g eps\n", problem.c_str(), run,
                     name, k, got[k], want[k], in_eps);
         std::exit(1);
@@ -88,7 +90,7 @@ struct Check {
 
   // Gates as they are kept for backward, unfolded.
   static Values activations(Values gates, int64_t H) {
-    if (sizeof(T) == 2) change_sigmoids(gates, H, unfolded);
+    if (sizeof(W) == 2) change_sigmoids(gates, H, unfolded);
     return gates;
   }
 
@@ -107,7 +109,7 @@ struct Check {
   // Sigmoids above 1/2 are negative in 16 bits: else they would be right, and not exact enough.
   void check_folded(const Values& got, const Values& want) {
     for (size_t k = 0; k < got.size(); ++k) {
-      const bool near_half = std::fabs(std::fabs(want[k]) - 0.5) < 4 * Storage<T>::kEps;
+      const bool near_half = std::fabs(std::fabs(want[k]) - 0.5) < 4 * Storage<W>::kEps;
       if (near_half || std::signbit(got[k]) == std::signbit(want[k]) || std::fabs(got[k]) < 1e-3)
         continue;
       std::printf("%s: gates[%zu] is kept as %.9g, should be %.9g\n", problem.c_str(), k, got[k],
@@ -135,14 +137,14 @@ struct Check {
     const Guarded<T> b_ih[2] = {{p.b_ih[0], p.place}, {p.b_ih[1], p.place}};
     const Guarded<T> b_hh[2] = {{p.b_hh[0], p.place}, {p.b_hh[1], p.place}};
     const bool needs_gates = save || !variant.whole_forward;
-    const Guarded<T> gates(needs_gates ? d.D * d.N * 4 * d.H : 0, p.place);
+    const Guarded<W> gates(needs_gates ? d.D * d.N * 4 * d.H : 0, p.place);
     const Guarded<T> y(d.N * d.D * d.P, p.place), h_n(d.D * d.B * d.P, p.place);
     const Guarded<State> c_n(d.D * d.B * d.H, p.place), c(save ? d.D * d.N * d.H : 0, p.place);
     if (!variant.whole_forward)
       std::copy(want.projected.begin(), want.projected.end(), gates.data());
     LayerForward f{};
     f.dtype = Storage<T>::kDType;
-    f.weights = Storage<W>::kDType;
+    f.storage = Storage<W>::kDType;
     f.d = d;
     f.offsets = offsets.data();
     f.I = p.I;
@@ -169,13 +171,17 @@ struct Check {
     compare(name, "c_n", c_n, want.c_n);
     check_wide("c_n", values(c_n));
     if (!save) return;
-    if (sizeof(T) == 2) check_folded(values(gates), want.gates);
-    compare(name, "gates", activations(values(gates), d.H), activations(want.gates, d.H));
+    if (sizeof(W) == 2) check_folded(values(gates), want.gates);
+    compare<W>(name, "gates", activations(values(gates), d.H), activations(want.gates, d.H));
     compare(name, "c", c, want.c);
   }
 
-  // given: what the kernel saved, from the oracle, each value one of T.
-  void backward(const Backward& want, const Forward& given, bool over) {
+  // Where backward may put the gradients of the gates.
+  enum class Dgates { apart, over_gates, nowhere };
+
+  // given: what the kernel saved, from the oracle, each value one of its type.
+  void backward(const Backward& want, const Forward& given, Dgates place) {
+    const bool over = place == Dgates::over_gates;
     const Dims& d = p.d;
     const bool projection = !p.w_hr[0].empty();
     const Guarded<int64_t> offsets(p.offsets, p.place);
@@ -184,8 +190,9 @@ struct Check {
     const Guarded<W> w_ih[2] = {{p.w_ih[0], p.place}, {p.w_ih[1], p.place}};
     const Guarded<T> x(p.x, p.place), h0(p.h0, p.place), dy(p.dy, p.place), dh_n(p.dh_n, p.place);
     const Guarded<State> c0(p.c0, p.place), dc_n(p.dc_n, p.place), c(given.c, p.place);
-    const Guarded<T> gates(given.gates, p.place), y(given.y, p.place);
-    const Guarded<T> dgates(d.D * d.N * 4 * d.H, p.place);
+    const Guarded<W> gates(given.gates, p.place);
+    const Guarded<T> y(given.y, p.place);
+    const Guarded<T> dgates(place == Dgates::nowhere ? 0 : d.D * d.N * 4 * d.H, p.place);
     const Guarded<T> dh0(p.want_dh0 ? d.D * d.B * d.P : 0, p.place);
     const Guarded<State> dc0(d.D * d.B * d.H, p.place);
     const Guarded<T> dh(projection ? d.D * d.N * d.P : 0, p.place);
@@ -204,7 +211,7 @@ struct Check {
     if (over) std::copy(given.gates.begin(), given.gates.end(), dgates.data());
     LayerBackward b{};
     b.dtype = Storage<T>::kDType;
-    b.weights = Storage<W>::kDType;
+    b.storage = Storage<W>::kDType;
     b.d = d;
     b.offsets = offsets.data();
     b.I = p.I;
@@ -221,7 +228,7 @@ struct Check {
     b.h0 = h0.data();
     b.c0 = c0.data();
     b.y = y.data();
-    b.gates = over ? dgates.data() : gates.data();
+    b.gates = over ? static_cast<const void*>(dgates.data()) : gates.data();
     b.c = c.data();
     b.dy = dy.data();
     b.dh_n = dh_n.data();
@@ -234,7 +241,9 @@ struct Check {
     b.dx = dx.data();
     run(variant.backward, b, variant.backward_workspace(b, p.threads));
 
-    const char* const name = over ? "backward over the gates" : "backward";
+    const char* const name = over                       ? "backward over the gates"
+                             : place == Dgates::nowhere ? "backward, dgates unwanted"
+                                                        : "backward";
     compare(name, "dgates", dgates, want.dgates);
     compare(name, "dh0", dh0, want.dh0);
     compare(name, "dc0", dc0, want.dc0);
@@ -277,8 +286,8 @@ inline bool is_true(const char* reason, const Problem& p, DType dtype, bool tf32
   return of_dtype && limit && p.d.H > std::atoi(limit + std::strlen("H must be at most "));
 }
 
-// W: what weights are given in. Returns the worst error, in eps; nothing where the variant refuses
-// the problem.
+// W: what weights are given in and gates are kept in. Returns the worst error, in eps; nothing
+// where the variant refuses the problem.
 template <class T, class W = T>
 std::optional<double> check_one(const Variant& variant, const Context& outside, Random& random,
                                 int64_t H, Size size, int number) {
@@ -292,17 +301,20 @@ std::optional<double> check_one(const Variant& variant, const Context& outside, 
   Check<T, W> check{variant, outside, p, describe<T, W>(p, number)};
   std::fprintf(stderr, "%s\n", check.problem.c_str());
   Forward forward = oracle_forward(p, variant.whole_forward ? nullptr : rounded<T>);
-  if (sizeof(T) == 2) change_sigmoids(forward.gates, H, folded);
+  if (sizeof(W) == 2) change_sigmoids(forward.gates, H, folded);
   check.forward(forward, true);
   check.forward(forward, false);
-  for (Values* values : {&forward.gates, &forward.y})
-    std::transform(values->begin(), values->end(), values->begin(), rounded<T>);
+  std::transform(forward.gates.begin(), forward.gates.end(), forward.gates.begin(), rounded<W>);
+  std::transform(forward.y.begin(), forward.y.end(), forward.y.begin(), rounded<T>);
   std::transform(forward.c.begin(), forward.c.end(), forward.c.begin(),
                  rounded<typename Storage<T>::State>);
   const Backward backward =
       oracle_backward(p, check.activations(forward.gates, H), forward.c, forward.y);
-  check.backward(backward, forward, false);
-  check.backward(backward, forward, true);
+  using Dgates = Check<T, W>::Dgates;
+  check.backward(backward, forward, Dgates::apart);
+  if (Storage<T>::kDType == Storage<W>::kDType)
+    check.backward(backward, forward, Dgates::over_gates);
+  if (variant.whole_backward) check.backward(backward, forward, Dgates::nowhere);
   return check.worst;
 }
 

@@ -71,7 +71,7 @@ struct SmallLayer {
     y.resize(steps * 2 * D * H);
     std::memset(static_cast<void*>(y.data()), byte, y.size() * sizeof(T));
     lf::LayerForward p{};
-    p.dtype = p.weights = lf::oracle::Storage<T>::kDType;
+    p.dtype = p.storage = lf::oracle::Storage<T>::kDType;
     p.d = {.T = steps, .B = 2, .H = H, .P = H, .D = D, .N = 2 * steps};
     p.offsets = offsets.data();
     p.w_hh[0] = p.w_hh[1] = w_hh.data();

@@ -118,12 +118,12 @@ void measure(const char* label, const Case& c, DType dtype, cudaStream_t stream)
   const Numbers<float> c_kept(outputs, 0, 0), c_n(states, 0, 0), dc0(states, 0, 0);
 
   LayerForward forward{};
-  forward.dtype = forward.weights = dtype, forward.d = d, forward.offsets = offsets.data(),
+  forward.dtype = forward.storage = dtype, forward.d = d, forward.offsets = offsets.data(),
   forward.I = d.H;
   forward.w_hh[0] = w0, forward.w_hh[1] = w1;
   forward.gates = gates, forward.y = y, forward.h_n = h_n, forward.c_n = c_n;
   LayerBackward backward{};
-  backward.dtype = backward.weights = dtype, backward.d = d, backward.offsets = offsets.data(),
+  backward.dtype = backward.storage = dtype, backward.d = d, backward.offsets = offsets.data(),
   backward.I = d.H;
   backward.w_hh[0] = w0, backward.w_hh[1] = w1;
   backward.y = y, backward.gates = gates, backward.c = c_kept, backward.dy = dy;
