@@ -19,7 +19,9 @@ static constexpr size_t element_size(DType dtype) {
 }
 
 // What gates are computed and cell states kept in: float for the 16-bit storage types.
-static constexpr DType state_dtype(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
+static constexpr DType state_dtype(DType dtype) {
+  return dtype == DType::f64 ? DType::f64 : DType::f32;
+}
 
 constexpr int kMaxDirections = 2;
 

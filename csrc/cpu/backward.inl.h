@@ -326,6 +326,8 @@ static void backward_member(const void* task_, int member, int members) {
   everyone.wait(members);
   const int scanning = members < task.scan_members ? members : task.scan_members;
   const Share mine = share(p.d, split(p.d, kTileRows, backward_parts<S>(p.d), scanning), member);
+  const int takers = members < task.gradients.members ? members : task.gradients.members;
+  Taker taker{member, takers, task.barriers[kMaxTeam + 1]};
   GatesGradient<S> later{};
   int turn = 0;
   for (int64_t end = p.d.T, begin; end > 0; end = begin, turn ^= 1) {
@@ -335,10 +337,7 @@ static void backward_member(const void* task_, int member, int members) {
       with_storage<S>(p.storage,
                       ScanBackward<S, CellType>{task, mine, i, begin, end - 1, dgates, later});
     everyone.wait(members);
-    if (member < task.gradients.members)
-      add_gradients(task.gradients, dgates, begin, end, member,
-                    members < task.gradients.members ? members : task.gradients.members,
-                    task.barriers[kMaxTeam + 1]);
+    if (member < taker.members) add_gradients(task.gradients, dgates, begin, end, taker);
     later = dgates;
   }
 }

@@ -3,11 +3,11 @@
 //   dW_ih = dgates^T x    dW_hh = dgates^T h_before    db = sums of dgates    dW_hr = dh^T h_cell
 //
 // A weight's gradient is a sum over rows of outer products. Rows come in blocks, soon after the
-// scan has left them in the caches. Of each block a member packs [x | h_before] into panels, a
-// chunk of columns at a time, copies its own columns of dgates, a group at a time, and adds the
-// products of the two to its own rows of dW. A few rows are multiplied as they lie. No number of a
-// gradient has two writers, so the order of a sum does not depend on the team. Where tensors have
-// 16 bits, sums wait in the workspace, and are rounded once.
+// scan has left them in the caches. Of each block the team packs [x | h_before] into panels, a
+// chunk of columns at a time; a member copies its own columns of dgates, a group at a time, and
+// adds the products of the two to its own rows of dW. A few rows are multiplied as they lie. No
+// number of a gradient has two writers, so the order of a sum does not depend on the team. Where
+// tensors have 16 bits, sums wait in the workspace, and are rounded once.
 #pragma once
 
 #include "contract/order.h"
@@ -27,9 +27,8 @@ constexpr int64_t kChunkBytes = 1 << 19;
 // Up to so many rows in all, packing and copying would take longer than the products.
 constexpr int64_t kFewRows = 8;
 
-// Panels of a block that a member packs at once: 1 MiB. With 256 KiB dgates were copied more
-// often, and a product of 2048 columns took a fifth longer; without a limit, memory grew with
-// threads times I.
+// Panels of a block that are packed at once: 1 MiB. With 256 KiB dgates were copied more
+// often, and a product of 2048 columns took a fifth longer.
 template <class S>
 constexpr int64_t kChunkPanels = (1 << 20) / (kBlockRows * kPanel<S> * sizeof(S));
 
@@ -75,8 +74,9 @@ struct GradientTask {
   InputGradientTask<S> input;
   WeightGradient<S> gates[kMaxDirections], projection[kMaxDirections];
   int members;
-  S* scratch;  // per member: panels of a chunk, then a group of columns
-  int64_t panels_size, scratch_size;
+  S* panels;  // two chunks, by turns, so that nobody waits before he packs; of a single member one
+  S* groups;  // per member, a group of columns
+  int64_t panels_size, group_size;
 };
 
 template <class S>
@@ -126,9 +126,9 @@ static void plan_gradients(const LayerBackward& p, int threads, void* base, int6
   }
   task.members = team_for(flops, threads);
   task.panels_size = few ? 0 : panels * block * kPanel<S>;
-  const int64_t group_size = few ? 0 : block * kGroup;
-  task.scratch_size = ceil_div(task.panels_size + group_size, 32) * 32;  // whole cache lines
-  task.scratch = take<S>(base, used, task.members * task.scratch_size);
+  task.group_size = few ? 0 : ceil_div(block * kGroup, 32) * 32;  // whole cache lines
+  task.panels = take<S>(base, used, (task.members > 1 ? 2 : 1) * task.panels_size);
+  task.groups = take<S>(base, used, task.members * task.group_size);
 }
 
 // Where the state before each row lies, for rows in ascending order; nullptr: it is zero.
@@ -147,6 +147,13 @@ struct StatesBefore {
       return static_cast<const S*>(p.y) + ((order.first_row(step - 1) + b) * d.D + i) * d.P;
     return p.h0 ? static_cast<const S*>(p.h0) + (i * d.B + b) * d.P : nullptr;
   }
+};
+
+// One member of those who take gradients. turn: chunks packed so far, the same for all members.
+struct Taker {
+  int member, members;
+  Barrier& barrier;
+  int turn = 0;
 };
 
 // One block of rows: where they lie on the left and on the right, and how many there are.
@@ -195,12 +202,12 @@ struct Place {
   }
 };
 
-// The vectors [v0, v1) of a block to panels.
+// One member's share of packing the vectors [v0, v1) of a block.
 template <class S>
 static void pack_right(const WeightGradient<S>& g, const Block<S>& block, int64_t v0, int64_t v1,
-                       S* panels) {
+                       S* panels, int member, int members) {
   constexpr int64_t kWords = VecOf<S>::kWidth * kPair<S>;
-  for (int64_t v = v0; v < v1; ++v) {
+  for (int64_t v = v0 + member; v < v1; v += members) {
     const Place<S> place(g, v);
     S* out = panels + (v - v0) / 4 * padded<S>(block.rows) * kPanel<S> + (v - v0) % 4 * kWords;
     for (int64_t row = 0; row < block.rows; row += kPair<S>, out += kWordRow<S>) {
@@ -279,8 +286,7 @@ static void add_product(const WeightGradient<S>& g, const Block<S>& block, int64
 // The first chunk brings the sums along.
 template <class S>
 static void add_chunk(const WeightGradient<S>& g, const Block<S>& block, int64_t v0, int64_t v1,
-                      int64_t m0, int64_t m1, S* panels, S* group) {
-  pack_right(g, block, v0, v1, panels);
+                      int64_t m0, int64_t m1, const S* panels, S* group) {
   for (int64_t m = m0; m < m1; m += kGroup) {
     const int64_t n = m1 - m < kGroup ? m1 - m : kGroup;
     if (v0 == 0 && g.bias.out)
@@ -334,13 +340,13 @@ static void set_from_few(const WeightGradient<S>& g, const Block<S>& block, int6
 // One member's rows of g.out += the products of some rows of the layer; left: of the first of them.
 template <class S>
 static void add_gradient(const GradientTask<S>& task, const WeightGradient<S>& g, int64_t i,
-                         const Rows& rows, const S* left, int member, int members) {
+                         const Rows& rows, const S* left, Taker& taker) {
   const LayerBackward& p = *task.input.p;
   const int64_t W = VecOf<S>::kWidth, vectors = ceil_div(g.M, W);
+  const int member = taker.member, members = taker.members;
   const int64_t m0 = vectors * member / members * W;
   const int64_t end = vectors * (member + 1) / members * W, m1 = end < g.M ? end : g.M;
-  if (m0 >= m1 || (!g.bias.out && g.vectors() == 0)) return;
-  S* const panels = task.scratch + member * task.scratch_size;
+  if (!g.bias.out && g.vectors() == 0) return;
   StatesBefore<S> before{p, i, rows.t};
   Block<S> block(rows, left);
   while (block.next(g, before)) {
@@ -351,8 +357,11 @@ static void add_gradient(const GradientTask<S>& task, const WeightGradient<S>& g
     constexpr int64_t kStep = 4 * kChunkPanels<S>;
     int64_t v = 0;
     do {
-      add_chunk(g, block, v, v + kStep < g.vectors() ? v + kStep : g.vectors(), m0, m1, panels,
-                panels + task.panels_size);
+      const int64_t v1 = v + kStep < g.vectors() ? v + kStep : g.vectors();
+      S* const panels = task.panels + (members > 1 ? taker.turn++ % 2 * task.panels_size : 0);
+      pack_right(g, block, v, v1, panels, member, members);
+      taker.barrier.wait(members);
+      add_chunk(g, block, v, v1, m0, m1, panels, task.groups + member * task.group_size);
       v += kStep;
     } while (v < g.vectors());
   }
@@ -364,16 +373,17 @@ static void add_gradient(const GradientTask<S>& task, const WeightGradient<S>& g
 // One member's share of what follows from the steps [step, step1); those after them are done.
 template <class S>
 static void add_gradients(const GradientTask<S>& task, const GatesGradient<S>& dgates, int64_t step,
-                          int64_t step1, int member, int members, Barrier& barrier) {
+                          int64_t step1, Taker& taker) {
   const LayerBackward& p = *task.input.p;
   for (int64_t i = 0; i < p.d.D; ++i) {
     const Rows rows = rows_of(p, i, step, step1);
-    add_gradient(task, task.gates[i], i, rows, dgates.of(i, rows.first), member, members);
+    add_gradient(task, task.gates[i], i, rows, dgates.of(i, rows.first), taker);
     if (p.dw_hr[i])
       add_gradient(task, task.projection[i], i, rows,
-                   static_cast<const S*>(p.dh) + (i * p.d.N + rows.first) * p.d.P, member, members);
+                   static_cast<const S*>(p.dh) + (i * p.d.N + rows.first) * p.d.P, taker);
   }
-  if (p.dx) add_input_gradient(task.input, dgates, step, step1, member, members, barrier);
+  if (p.dx)
+    add_input_gradient(task.input, dgates, step, step1, taker.member, taker.members, taker.barrier);
 }
 
 }  // namespace lf::LF_ISA

@@ -175,6 +175,7 @@ def test_no_races_between_the_members_of_a_team(tmp_path: Path) -> None:
         ("forward.inl.h", "    barrier.wait(share.parts);\n  }\n}"),
         ("forward.inl.h", "    task.barriers[kMaxTeam].wait(members);\n"),
         ("backward.inl.h", "    everyone.wait(members);\n    if (member <"),
+        ("gradients.inl.h", "      taker.barrier.wait(members);\n"),
         ("input_gradient.inl.h", "    if (i > 0) barrier.wait(members);\n"),
     ],
 )
