@@ -21,6 +21,7 @@ from bench.onnx_arm import OnnxRunner
 from bench.timing import CpuRunner, CudaRunner, Runner, Settings
 from bench.work import Work
 from lstm_fused.dispatch import choose
+from tests.close import TF32_EPS
 
 # Steps of a chunk.
 WAVEFRONT = 100
@@ -78,6 +79,11 @@ class Arm:
     def judged_in(self, case: Case) -> torch.dtype:
         """The dtype of the arm's results."""
         return getattr(torch, self.dtype or case.dtype)
+
+    @property
+    def eps(self) -> float | None:
+        """eps of the tolerance rule; None: that of the dtype."""
+        return TF32_EPS if self.precision == "tf32" else None
 
     def prepare(self, case: Case, device: torch.device, threads: int) -> Runner:
         """Set the case up. Errors of the arm come out of here or of the runner."""

@@ -28,15 +28,18 @@ class Correctness:
 
 
 def judge(
-    results: dict[str, Tensor], yard: dict[str, Tensor], ref: dict[str, Tensor]
+    results: dict[str, Tensor],
+    yard: dict[str, Tensor],
+    ref: dict[str, Tensor],
+    eps: float | None = None,
 ) -> Correctness:
-    """Compare every tensor of an arm; all three hold the same names."""
+    """Compare every tensor of an arm; all three hold the same names, eps is the rule's."""
     if not results.keys() == yard.keys() == ref.keys():
         raise ValueError(
             f"results must be named {sorted(ref)} (reference) = {sorted(yard)} (yardstick), "
             f"got {sorted(results)}"
         )
-    ratios = {name: error_ratio(results[name], yard[name], ref[name]) for name in ref}
+    ratios = {name: error_ratio(results[name], yard[name], ref[name], eps) for name in ref}
     worst = max(ratios, key=lambda name: ratios[name])
     relative = {
         name: ((results[name].double() - ref[name]).norm() / ref[name].norm()).item()

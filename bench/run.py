@@ -69,7 +69,7 @@ def prove(
             row |= {"status": "refused", "reason": f"its yardstick {yard.name} did not run"}
             runner.close()
             continue
-        verdict = judge(results, yards[yard], ref)
+        verdict = judge(results, yards[yard], ref, arm.eps)
         row |= {"error": asdict(verdict), "against": against(arm, case, candidates).name}
         if not verdict.right and arm.family != "torch":
             row |= {"status": "failed", "reason": f"{verdict.worst} breaks the tolerance rule"}

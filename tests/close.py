@@ -15,6 +15,9 @@ and torch.nn.LSTM would fail beside itself with oneDNN turned off.
 The floor is 8 eps(dtype) of the largest |ref| of the tensor: roundings that nobody can avoid. In
 float64 the reference is its own yardstick, so the floor there is 64 eps. Below the smallest
 normal number the spacing of a dtype shrinks no more, so the floor stops shrinking there as well.
+Where products are rounded more coarsely than the dtype, as TF32 does to float32, 8 eps of that are
+the floor: torch.nn.LSTM may take plain float32 at some sizes though TF32 is allowed, and a
+yardstick without such roundings says nothing about those that we may make.
 
 NaN and infinities are compared by position and sign, never by size: each of ours must be what the
 reference rounded to the dtype is, or what the yardstick is.
@@ -32,6 +35,8 @@ _FLOOR_EPS = {torch.float64: 64.0}
 _FLOOR_EPS_DEFAULT = 8.0
 _ROW_AT_LEAST = 16
 
+TF32_EPS = torch.finfo(torch.float16).eps  # 10 bits behind the point as well: 2^-10
+
 
 class Verdict(NamedTuple):
     """How far `ours` is from its limit; a ratio of at most 1 passes."""
@@ -43,19 +48,22 @@ class Verdict(NamedTuple):
     allowed: float  # 2 * error of the yardstick + floor
 
 
-def error_ratio(ours: Tensor, yard: Tensor, ref: Tensor) -> float:
+def error_ratio(ours: Tensor, yard: Tensor, ref: Tensor, eps: float | None = None) -> float:
     """Error of ours over the allowed error: at most 1 is a pass, inf is a wrong NaN or Inf.
 
     All three tensors have one shape; ours and yard one dtype; ref is float64.
+    eps  of the precision that products are rounded to; None: the dtype's
     """
-    return _judge(ours, yard, ref).ratio
+    return _judge(ours, yard, ref, eps).ratio
 
 
-def assert_no_worse(name: str, ours: Tensor, yard: Tensor, ref: Tensor) -> None:
+def assert_no_worse(
+    name: str, ours: Tensor, yard: Tensor, ref: Tensor, eps: float | None = None
+) -> None:
     """Fail unless `ours` obeys the rule; the message names the tensor and its worst element."""
     wrong = _form(ours, yard, ref)
     assert wrong is None, f"{name}: {wrong}"
-    verdict = _judge(ours, yard, ref)
+    verdict = _judge(ours, yard, ref, eps)
     if verdict.ratio <= 1.0:
         return
     at = verdict.worst
@@ -80,7 +88,7 @@ def _form(ours: Tensor, yard: Tensor, ref: Tensor) -> str | None:
     return None
 
 
-def _judge(ours: Tensor, yard: Tensor, ref: Tensor) -> Verdict:
+def _judge(ours: Tensor, yard: Tensor, ref: Tensor, eps: float | None) -> Verdict:
     wrong = _form(ours, yard, ref)
     if wrong is not None:
         raise ValueError(wrong)
@@ -97,7 +105,8 @@ def _judge(ours: Tensor, yard: Tensor, ref: Tensor) -> Verdict:
     finite = ref.to(dtype).isfinite()
     magnitude = torch.where(finite, ref, 0.0).abs().max().item()
     info = torch.finfo(dtype)
-    floor = _FLOOR_EPS.get(dtype, _FLOOR_EPS_DEFAULT) * info.eps * max(magnitude, info.tiny)
+    roundings = _FLOOR_EPS.get(dtype, _FLOOR_EPS_DEFAULT)
+    floor = roundings * (eps or info.eps) * max(magnitude, info.tiny)
 
     # Every row within its limit means that the whole tensor is within its own.
     width = _row_width(ref.shape)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests import cases
 from tests.cases import Case, State, by_torch, run_both
-from tests.close import assert_no_worse, error_ratio
+from tests.close import TF32_EPS, assert_no_worse, error_ratio
 
 LOW = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -53,6 +53,16 @@ def test_the_floor_is_a_few_roundings(ref: Tensor, dtype: torch.dtype) -> None:
     zero[1, 2, 3] = step
     assert error_ratio((ref + (few - 2) * zero).to(dtype), ref.to(dtype), ref) <= 1
     assert error_ratio((ref + (few + 3) * zero).to(dtype), ref.to(dtype), ref) > 1
+
+
+def test_where_products_are_rounded_to_tf32_the_floor_is_roundings_of_that(ref: Tensor) -> None:
+    yard = ref.float()  # as where cuDNN takes plain float32: no error to speak of
+    ours = rounded(ref, torch.float16, 6).float()
+    assert error_ratio(ours, yard, ref) > 100
+    assert_no_worse("y", ours, yard, ref, TF32_EPS)
+    ours[1, 2, 3] += 15 * TF32_EPS * ref.abs().max()
+    with pytest.raises(AssertionError, match=r"y .* row 6 is wrong; at \[1, 2, 3\]"):
+        assert_no_worse("y", ours, yard, ref, TF32_EPS)
 
 
 def test_one_wrong_row_cannot_hide_behind_another(ref: Tensor) -> None:

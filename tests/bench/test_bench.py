@@ -199,6 +199,18 @@ def test_a_wrong_arm_is_recorded_and_not_timed(monkeypatch: pytest.MonkeyPatch) 
     assert "seconds" not in by_arm["ours"]
 
 
+def test_an_arm_of_tf32_may_lose_what_tf32_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch)
+    candidates = [
+        bench_arms.Arm(f"{family}.{precision}", family, precision=precision)
+        for family in ("torch", "ours")
+        for precision in ("tf32", "ieee")
+    ]
+    rows, _ = run.prove(TINY, candidates, CPU, 1, work.reference(TINY, CPU))
+    status = {row["arm"]: row["status"] for row in rows}
+    assert status["ours.tf32"] == "ok" and status["ours.ieee"] == "failed"
+
+
 def test_judge_refuses_to_compare_different_things() -> None:
     one = {"y": torch.ones(1, dtype=torch.float64)}
     with pytest.raises(ValueError, match="results must be named"):

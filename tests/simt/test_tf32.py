@@ -12,7 +12,8 @@ from torch import Tensor
 
 import lstm_fused
 from lstm_fused import dispatch, ops
-from tests.close import assert_no_worse
+from tests import cases
+from tests.close import TF32_EPS, assert_no_worse
 from tests.simt import building
 
 pytestmark = pytest.mark.simt
@@ -74,6 +75,24 @@ def test_tf32_where_torch_allows_it(kernel: str, monkeypatch: pytest.MonkeyPatch
     if has_ieee:
         plain = run(torch.float32, kernel, "none")
         assert all(map(torch.equal, plain, run(torch.float32, kernel)))
+
+
+WIDER = cases.Case("tf32_wider", "the most units that all three take", T=9, B=11, I=40, H=128)
+
+
+@pytest.mark.parametrize("case", [WIDER, *cases.named("prime", "ragged_bidirectional")])
+def test_tf32_keeps_the_rule_beside_plain_float32(
+    kernel: str, case: cases.Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where cuDNN takes plain float32 though it may round."""
+    given = cases.problem(case, torch.float32)
+    ref, yard = (
+        cases.run(cases.by_torch, given, dtype) for dtype in (torch.float64, torch.float32)
+    )
+    precision(monkeypatch, "tf32")
+    ours = cases.run(cases.by_layer, given, torch.float32)
+    for name in ref:
+        assert_no_worse(name, ours[name], yard[name], ref[name], TF32_EPS)
 
 
 @pytest.mark.parametrize("refusing", ["simt.cluster", "simt.grid"])
