@@ -117,13 +117,30 @@ def variant(request: pytest.FixtureRequest) -> Iterator[Forced]:
         yield forced
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """After a trap or an illegal access every call of CUDA fails, in whatever test comes next. So a
+    worker of pytest-xdist ends at once: it is replaced, and the test that ran is blamed alone. Last
+    of all hooks, when xdist's own has sent what the test said."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or not torch.cuda.is_available():
+        return
+    if report.failed and "gpu" in report.keywords:
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            os._exit(1)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """A case that the variant refuses is skipped with the variant's own words."""
     from lstm_fused.dispatch import Refused
 
     try:
-        return (yield)
+        result = yield
+        if pyfuncitem.get_closest_marker("gpu") and torch.cuda.is_available():
+            torch.cuda.synchronize()  # a kernel's error is of the test that launched it
+        return result
     except Refused as refusal:
         forced = pyfuncitem.funcargs.get("variant")
         if not isinstance(forced, Forced) or f"variant {forced.name} " not in str(refusal):

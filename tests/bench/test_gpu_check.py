@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -246,8 +247,82 @@ def test_results_of_tests_are_counted_by_variant(tmp_path: Path) -> None:
         tests.verdicts(report, found, complete)
         return {check["variant"]: check["result"] for check in report.checks}
 
+    assert checks(False) == {"cuda.grid": "failed: 1 of 1 tests failed"}, "a cut proves nothing"
+    assert checks(True)["cuda.step"] == "failed: 1 of 2 tests failed", "it began and never ended"
+    found = tests.summarize(lines[:-2])
     assert checks(True) == {"cuda.grid": "failed: 1 of 1 tests failed", "cuda.step": "ok"}
-    assert set(checks(False)) == {"cuda.grid"}, "tests that were cut off prove nothing"
+
+
+TRAP = """
+import os, sys
+import pytest, torch
+
+def synchronize():
+    if torch.trapped:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+torch.trapped = False
+torch.cuda.is_available, torch.cuda.synchronize = lambda: True, synchronize
+sys.path.insert(0, {root!r})
+from tests.conftest import pytest_pyfunc_call, pytest_runtest_logreport
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: as in pyproject.toml")
+"""
+TRAPPED = """
+import pytest, torch
+
+pytestmark = pytest.mark.gpu
+
+def names(*found):
+    return pytest.mark.parametrize("variant", [f"cuda.{name}@cuda" for name in found])
+
+@names("block", "grid", "step")
+def test_of(variant):
+    assert not torch.trapped
+    if "grid" in variant:
+        torch.trapped = True
+        assert variant == "what a trap leaves"
+
+@names("cluster", "step")
+def test_late(variant):
+    torch.trapped = "cluster" in variant
+"""
+
+
+def test_a_trap_is_blamed_on_its_own_test_alone(tmp_path: Path) -> None:
+    """A worker without a context ends, whether the test noticed or not, and another goes on."""
+    (tmp_path / "conftest.py").write_text(TRAP.format(root=str(ROOT)))
+    (tmp_path / "test_trap.py").write_text(TRAPPED)
+    lines = tmp_path / "lines"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "1",
+        "--max-worker-restart",
+        "9",
+        "test_trap.py",
+    ]
+    command += ["-p", "bench.gpu.pytest_lines", "--result-lines", str(lines)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = tests.summarize(lines.read_text().splitlines())
+    right, wrong = {"passed": 1}, {"failed": 1}
+    assert found["counts"] == {
+        "cuda.block": right,
+        "cuda.cluster": wrong,
+        "cuda.grid": wrong,
+        "cuda.step": {"passed": 2},
+    }
+    assert found["running"] == []
+    grid, cluster = (failure["why"] for failure in found["failures"])
+    assert "what a trap leaves" in grid and "crashed while running" in grid
+    assert "illegal memory access" in cluster and "crashed while running" in cluster
 
 
 def test_the_sanitizer_blames_a_variant_for_its_own_kernels_only() -> None:
