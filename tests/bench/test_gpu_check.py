@@ -204,7 +204,7 @@ def test_the_whole_path_on_a_cpu(tmp_path: Path) -> None:
     swept = {name for name in available if not dispatch.why_not(name, dispatch.Case(8))}
     for name, variants in {"tests": available, "stress": available, "sweep": swept}.items():
         right = {check["variant"] for check in content["checks"] if check["check"] == name}
-        assert right - {"torch.native", "torch.composite"} == variants
+        assert right == variants
     assert all(row["seconds"]["median"] > 0 for row in content["details"]["native"]["rows"])
     assert results.read([path]), "bench.plot reads the rows of the sweep"
     assert proven.right(content) == []
@@ -226,6 +226,41 @@ def test_only_what_needs_a_gpu_is_marked_so() -> None:
     }
     # A wavefront's ids name no kernel: its failure says nothing against one.
     assert all("@cuda" in line or "/test_gpu_wavefront.py::" in line for line in ids)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("wanted", ["", "prime or odd"])
+def test_of_many_failures_none_ends_the_tests_and_torchs_own_are_left_out(
+    tmp_path: Path, device: str, wanted: str
+) -> None:
+    report = Report(tmp_path / "x.json", device, 0.0, OPTIONS | {"tests": wanted})
+    command = tests.command(report, tmp_path / "lines")
+    assert not any("maxfail" in word for word in command) and command.count("-k") == 1
+    expression = command[command.index("-k") + 1]
+    (tmp_path / "test_names.py").write_text(
+        "import pytest\n"
+        "names = ['torch.native@cuda-prime', 'torch.composite@cpu-odd', 'cuda.step@cuda-prime',\n"
+        "         'cpu.avx2@cpu-odd', 'cuda.grid@cuda-wide']\n"
+        "@pytest.mark.parametrize('name', names)\n"
+        "def test_it(name): assert 'step' in name\n"
+    )
+    lines = tmp_path / "lines"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "bench.gpu.pytest_lines",
+        "test_names.py",
+    ]
+    command += ["--result-lines", str(lines), "-k", expression]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False)
+    assert done.returncode == 1
+    more = {} if wanted else {"cuda.grid": {"failed": 1}}
+    right = {"cpu.avx2": {"failed": 1}, "cuda.step": {"passed": 1}}
+    assert tests.summarize(lines.read_text().splitlines())["counts"] == right | more
 
 
 def test_results_of_tests_are_counted_by_variant(tmp_path: Path) -> None:
