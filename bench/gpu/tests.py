@@ -25,6 +25,17 @@ HANGING_SECONDS = 120  # after which a test says where it is
 MOST_WORKERS = 100_000
 
 
+def workers() -> int:
+    return min(PROCESSES, os.cpu_count() or 1)
+
+
+def environment(report: Report) -> dict[str, str]:
+    """Threads for each worker's references: by itself each takes one for every core."""
+    if report.device != "cuda":
+        return {}
+    return {"OMP_NUM_THREADS": str((os.cpu_count() or 1) // workers())}
+
+
 def command(report: Report, lines: Path) -> list[str]:
     found = [sys.executable, "-m", "pytest", "-q", "-p", "bench.gpu.pytest_lines"]
     # No --maxfail: stopped by it, pytest says that it was interrupted, and nothing would be proven.
@@ -33,7 +44,7 @@ def command(report: Report, lines: Path) -> list[str]:
     wanted = report.options["tests"]
     found += ["-k", f"({wanted}) and {OURS}" if wanted else OURS]
     if report.device == "cuda":
-        found += ["-n", str(min(PROCESSES, os.cpu_count() or 1)), "--dist", "worksteal"]
+        found += ["-n", str(workers()), "--dist", "worksteal"]
         found += ["--max-worker-restart", str(MOST_WORKERS)]
         found += ["-m", "gpu", "tests/csrc", "tests/lstm_fused"]
     else:
@@ -106,7 +117,13 @@ def run(report: Report) -> None:
             report.details = read()
             report.save()
 
-        ended = child.run(command(report, lines), report.left(), say=report.say, poll=poll)
+        ended = child.run(
+            command(report, lines),
+            report.left(),
+            say=report.say,
+            poll=poll,
+            env=environment(report),
+        )
         report.details = {**read(), "exit": ended.code}
     # pytest: 0 all passed, 1 some failed, and more if it could not do its work.
     verdicts(report, report.details, complete=ended.code in (0, 1))

@@ -263,6 +263,17 @@ def test_of_many_failures_none_ends_the_tests_and_torchs_own_are_left_out(
     assert tests.summarize(lines.read_text().splitlines())["counts"] == right | more
 
 
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(16, 8, 2), (12, 8, 1), (3, 3, 1)])
+def test_workers_share_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    report = Report(tmp_path / "x.json", "cuda", 0.0, OPTIONS)
+    command = tests.command(report, tmp_path / "lines")
+    assert command[command.index("-n") + 1] == str(workers)
+    assert tests.environment(report) == {"OMP_NUM_THREADS": str(threads)}
+
+
 def test_results_of_tests_are_counted_by_variant(tmp_path: Path) -> None:
     def line(test: str, outcome: str, why: str = "") -> str:
         return json.dumps({"test": test, "outcome": outcome, "why": why})
