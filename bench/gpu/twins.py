@@ -71,11 +71,14 @@ def build_for_gpu(
     return nvcc.compile_program([building.PROBES_DUMP], target, architectures, include, strict)
 
 
-def build_for_machine(target: Path, mode: str = "plain") -> Path:
-    """The same in the SIMT machine; raises RuntimeError."""
+def build_for_machine(target: Path, strict: bool = False) -> Path:
+    """The same in the SIMT machine; raises RuntimeError.
+
+    strict  warnings are errors: not beside a GPU, where a newer compiler may have new ones
+    """
     sources = [building.HERE / "machine.cpp", building.PROBES_DUMP]
     try:
-        return building.compile_program(sources, target, mode)
+        return building.compile_program(sources, target, "plain", strict=strict)
     except (building.CannotBuild, AssertionError) as error:
         raise RuntimeError(f"cannot compile the SIMT machine: {error}") from error
 

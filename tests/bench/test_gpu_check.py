@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from bench import gpu_check, proven, results
-from bench.gpu import child, native, ncu, sanitizer, stress, tests, tiny
+from bench.gpu import child, native, ncu, sanitizer, stress, tests, tiny, twins
 from bench.gpu.report import Report
 from bench.gpu_check import Stage
 from lstm_fused import dispatch
+from tests.simt import building
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_FILES = 8  # that come back from the machine with the GPU
@@ -369,6 +370,21 @@ def test_a_trap_is_blamed_on_its_own_test_alone(tmp_path: Path) -> None:
     grid, cluster = (failure["why"] for failure in found["failures"])
     assert "what a trap leaves" in grid and "crashed while running" in grid
     assert "illegal memory access" in cluster and "crashed while running" in cluster
+
+
+def test_a_warning_of_a_newer_compiler_takes_no_proof_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags: list[list[str]] = []
+
+    def compiled(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        flags.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(building, "cuda_headers", lambda: ())
+    monkeypatch.setattr(building.subprocess, "run", compiled)
+    twins.build_for_machine(tmp_path / "probes")
+    assert len(flags) == 2 and all("-w" in f and "-Werror" not in f for f in flags)
 
 
 def test_the_sanitizer_blames_a_variant_for_its_own_kernels_only() -> None:

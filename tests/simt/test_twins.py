@@ -22,7 +22,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         building.cuda_headers()
     except building.CannotBuild as error:
         pytest.skip(str(error))
-    return twins.build_for_machine(tmp_path_factory.mktemp("twins") / "probes")
+    return twins.build_for_machine(tmp_path_factory.mktemp("twins") / "probes", strict=True)
 
 
 @pytest.fixture(scope="module")
