@@ -19,6 +19,7 @@ MOST_FAILURES = 50  # that are kept: a broken kernel breaks thousands of tests
 # Nothing is to be proven of torch's own code, which 2100 of 8000 tests would run.
 OURS = "not torch.native and not torch.composite"
 PROCESSES = 8  # on one GPU; the references are computed by the CPU
+WAVEFRONT = "tests/csrc/test_gpu_wavefront.py::"
 HANGING_SECONDS = 120  # after which a test says where it is
 # Workers that ended with a broken context: past pytest-xdist's own limit, four for each process, it
 # leaves the rest of the tests out and comes to its end as if they had passed.
@@ -53,7 +54,10 @@ def command(report: Report, lines: Path) -> list[str]:
 
 
 def variant_of(test: str) -> str:
-    """The variant that a test forces, by its id, or ""."""
+    """The variant that a test forces, by its id; "wavefront" of tests that say nothing against a
+    kernel; "" of a file that could not be collected, which may have had tests of all."""
+    if WAVEFRONT in test:
+        return "wavefront"
     found = re.search(r"\[(?:[^\]]*-)?([a-z]+\.\w+)@(?:cpu|cuda)\b", test)
     return found.group(1) if found else ""
 

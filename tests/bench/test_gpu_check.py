@@ -222,11 +222,9 @@ def test_only_what_needs_a_gpu_is_marked_so() -> None:
     )
     ids = [line for line in done.stdout.splitlines() if "::" in line]
     assert len(ids) > 500, done.stdout + done.stderr
-    assert {tests.variant_of(line) for line in ids} >= {
-        row.name for row in dispatch.variants() if row.device == "cuda"
-    }
-    # A wavefront's ids name no kernel: its failure says nothing against one.
-    assert all("@cuda" in line or "/test_gpu_wavefront.py::" in line for line in ids)
+    kernels = {row.name for row in dispatch.variants() if row.device == "cuda"}
+    assert {tests.variant_of(line) for line in ids} == {*kernels, "wavefront"}
+    assert tests.variant_of("tests/csrc/test_gpu_wavefront.py") == "", "it was not collected"
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

@@ -81,8 +81,9 @@ def test_a_variant_without_listed_kernels_depends_on_all() -> None:
     assert names(measured(checks=checks), changed) == ()
 
 
-def test_failures_of_other_variants_and_of_timings_do_not_count() -> None:
+def test_failures_of_others_of_wavefronts_and_of_timings_do_not_count() -> None:
     more = [{**measured()["checks"][0], "variant": "cuda.other", "result": "failed: x"}]
+    more += [{**measured()["checks"][0], "variant": "wavefront", "result": "failed: x"}]
     stages = [{"name": "tests", "result": "failed"}, {"name": "native", "result": "failed"}]
     assert names(measured(checks=measured()["checks"] + more, stages=stages)) == ("cuda.step",)
 

@@ -1,7 +1,7 @@
 """What only a GPU shows of a wavefront: streams wait for each other, and graphs take them along.
 
-The numbers of chunks are in tests/lstm_fused/test_stack.py. Ids name no variant as the others do:
-what fails here says nothing against a kernel.
+The numbers of chunks are in tests/lstm_fused/test_stack.py. What fails here says nothing against a
+kernel: bench/gpu/tests.py knows these tests by the name of this file.
 """
 
 from __future__ import annotations
