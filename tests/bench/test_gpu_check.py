@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -404,7 +405,7 @@ def test_the_sanitizer_blames_a_variant_for_its_own_kernels_only() -> None:
     assert len(judge(9, *[ours] * 100).complaint) == sanitizer.KEPT_LINES
 
 
-def test_a_changed_bit_is_noticed(tmp_path: Path) -> None:
+def test_a_changed_bit_is_noticed() -> None:
     calls = iter(range(1000))
 
     def run() -> dict[str, torch.Tensor]:
@@ -414,11 +415,71 @@ def test_a_changed_bit_is_noticed(tmp_path: Path) -> None:
             y[0, 0] += 2.0**-23
         return {"y": y}
 
-    report = Report(tmp_path / "x.json", "cpu", 1e12, OPTIONS)
-    found = stress.repeat(run, 60, lambda: None, report)
+    found = stress.repeat(run, 60, lambda: None, lambda: 1.0)
     assert (found.done, found.wrong) == (60, None)
-    found = stress.repeat(run, 60, lambda: None, report)
+    found = stress.repeat(run, 60, lambda: None, lambda: 1.0)
     assert found.wrong == "1 elements of y changed within 51 launches"
+
+
+# What the process of a variant does; case and launches are told as stress.main does.
+STRESSED = {
+    "good": "tell(cases[0]); tell(cases[0], 2); tell(cases[1])",  # which it refuses
+    "different": "tell(cases[0]); tell(cases[0], 2, 'y changed'); tell(cases[1])",
+    "broken": "tell(cases[0]); tell(cases[0], 2); tell(cases[1]); raise ValueError('a trap')",
+    "hangs": "tell(cases[0]); time.sleep(60)",
+    "absent": "print('no such device'); sys.exit(3)",
+    "slow": "tell(cases[0]); tell(cases[0], 1)",
+    "refuses": "tell(cases[0]); tell(cases[1])",
+    "last": "tell(cases[0]); tell(cases[0], 2)",
+}
+TELLING = """
+import json, sys, time
+cases = ["one", "two"]
+def tell(case, done=None, wrong=None):
+    more = {} if done is None else {"done": done, "wrong": wrong}
+    print(json.dumps({"case": case, **more}), flush=True)
+"""
+
+
+def test_a_variant_that_breaks_or_hangs_takes_no_other_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(variant: str, device: str, end: float) -> list[str]:
+        return [sys.executable, "-c", TELLING + STRESSED[variant]]
+
+    monkeypatch.setattr(stress, "command", command)
+    monkeypatch.setattr(stress.build, "runnable", lambda _: list(STRESSED))
+    report = Report(tmp_path / "x.json", "cpu", time.time() + 16, OPTIONS)
+    stress.run(report)
+    found = {check["variant"]: (check["case"], check["result"]) for check in report.checks}
+    hung = found.pop("hangs")
+    assert hung[0] == "one" and hung[1].startswith("failed: hung: killed after ")
+    assert found == {
+        "good": ("", "ok"),
+        "different": ("one", "failed: y changed"),
+        "broken": ("two", "failed: ended with 1: ValueError: a trap"),
+        "absent": ("", "failed: ended with 3: no such device"),
+        "last": ("", "ok"),
+    }
+    assert report.reason == "slow was not launched 10 times"
+    assert report.details["broken one"] == 2
+
+
+def test_an_error_is_told_of_its_case(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(self: stress.Work) -> dict[str, torch.Tensor]:
+        if self.case.dtype == "bfloat16":
+            raise RuntimeError("CUDA error: a trap\nand advice")
+        return {"y": torch.ones(3)}
+
+    monkeypatch.setattr(stress.Work, "run", run)
+    assert stress.main(["cpu.generic", "--device", "cpu", "--end", str(time.time() + 99)]) == 1
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row.get("done"), row.get("wrong")) for row in told] == [
+        *[(None, None), (2, None)] * 2,
+        *[(None, None), (0, "CUDA error: a trap")],
+    ]
 
 
 def test_every_variant_that_runs_here_takes_the_tiny_cases() -> None:
