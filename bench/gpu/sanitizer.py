@@ -1,4 +1,4 @@
-"""Stage 4: NVIDIA's compute-sanitizer over tiny grids, each tool over each variant.
+"""Stage 5: NVIDIA's compute-sanitizer over tiny grids, each tool over each variant.
 
 It sees races in shared memory only; those between blocks are found in tests/simt.
 """

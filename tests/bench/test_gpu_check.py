@@ -101,6 +101,8 @@ def test_stages_are_chosen_in_order_of_value() -> None:
         return [stage.name for stage in gpu_check.select(*args)]
 
     assert names("sweep, tests") == ["build", "tests", "sweep"]
+    proof = [*names(None)[:1], "twins", *proven.REQUIRED]
+    assert names(None)[: len(proof)] == proof, "what a proof needs comes first"
     assert names(None) == [stage.name for stage in gpu_check.STAGES]
     assert names(None, True)[-1] == "cpu" and "cpu" not in names(None)
     assert names("tests", True) == ["build", "tests", "cpu"]

@@ -99,6 +99,7 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::backward, kBucket>::kT
     dh_of_all[Slice::place(turn)] = exists && scan.dh_n ? widen(scan.dh_n[slice.state(turn)]) : 0.f;
     dc_of_all[Slice::place(turn)] = exists && scan.dc_n ? scan.dc_n[slice.state(turn)] : 0.f;
   }
+  __syncthreads();  // for racecheck alone, to which barrier.cluster is no barrier of the block
   ptx::cluster_sync();
 
   const auto gates = slice.cells(scan.gates, 4);

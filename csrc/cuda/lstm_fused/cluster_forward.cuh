@@ -122,6 +122,8 @@ __global__ void __launch_bounds__(Cluster<kProduct, Pass::forward, kBucket>::kTh
   Self::clear(h_of_all, 2 * turns * int(kPlan.buffer));
   for (int turn = 0; turn < turns; ++turn)
     c_of_all[Slice::place(turn)] = slice.exists(turn) && scan.c0 ? scan.c0[slice.state(turn)] : 0.f;
+  // For racecheck alone, to which barrier.cluster is no barrier of the block.
+  __syncthreads();
   ptx::cluster_sync();
 
   const auto h_at = [&](int turn, int m) {
