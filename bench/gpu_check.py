@@ -1,4 +1,4 @@
-"""One command for a machine with a GPU: `python -m bench.gpu_check --budget 9m --out FOLDER`.
+"""One command for a machine with a GPU: `python -m bench.gpu_check --budget 7m --out FOLDER`.
 
 It runs the stages below in order of their value, each in a process of its own with a time limit,
 and rewrites one result file while they run: what fails, hangs or is cut off loses nothing else.
@@ -234,7 +234,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="bench.gpu_check", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument
-    add("--budget", type=seconds, default=540.0, help="90s, 10m, 1h; 9m if not given")
+    add("--budget", type=seconds, default=420.0, help="90s, 10m, 1h; 7m if not given")
     add("--stages", help="of --list, with commas between; the first is always run")
     add("--cpu", action="store_true", help="at last, the CPU tests and CPU benchmarks as well")
     add("--device", choices=["cuda", "cpu"], default="cuda")
