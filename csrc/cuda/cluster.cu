@@ -28,6 +28,14 @@ constexpr auto cluster_kernel(const LayerBackward&) {
 constexpr Pass cluster_pass(const LayerForward&) { return Pass::forward; }
 constexpr Pass cluster_pass(const LayerBackward&) { return Pass::backward; }
 
+// One cluster, with the shared memory of one turn.
+dev::Grid one_cluster(const ClusterPlan& plan, int blocks) {
+  return {.blocks = dim3(unsigned(blocks)),
+          .threads = unsigned(plan.threads),
+          .shared = shared_bytes(plan, 1),
+          .cluster = unsigned(blocks)};
+}
+
 struct ClusterFamily {
   static constexpr const auto& buckets = kClusterBuckets;
   static int bucket_of(Product product, int64_t H) {
@@ -40,23 +48,41 @@ struct ClusterFamily {
     const Dims& d = p.d;
     if (d.B == 0) return;
     const ClusterPlan plan = cluster_plan(kProduct, cluster_pass(p), buckets[kBucket]);
-    const unsigned blocks = unsigned(cluster_blocks(buckets[kBucket], d.H));
+    const int blocks = cluster_blocks(buckets[kBucket], d.H);
     const auto kernel = cluster_kernel<CellType, kProduct, kBucket>(p);
-    dev::Grid grid{.blocks = dim3(blocks),
-                   .threads = unsigned(plan.threads),
-                   .shared = shared_bytes(plan, 1),
-                   .cluster = blocks};
+    dev::Grid grid = one_cluster(plan, blocks);
     const int at_once = dev::clusters_at_once(grid, kernel);
     if (at_once == 0)
       throw std::runtime_error("lstm_fused: cuda.cluster finds no place for a cluster of " +
                                std::to_string(blocks) + " blocks on this device");
     const ClusterCut cut =
         cluster_cut(d.B, int(d.D), at_once, most_turns(plan, dev::limits().shared));
-    grid.blocks = dim3(blocks, unsigned(cut.slices), unsigned(d.D));
+    grid.blocks = dim3(unsigned(blocks), unsigned(cut.slices), unsigned(d.D));
     grid.shared = shared_bytes(plan, cut.turns);
     const int64_t* const offsets =
         upload_steps(context, d, p.offsets, kClusterColumns, context.workspace);
     dev::launch(context, grid, kernel, {parameters<T>(p, offsets), {0, 0, cut.turns}});
+  }
+};
+
+// What is known of a layer before there is one, and where to write whether there is a place for its
+// clusters, forward and backward.
+struct Room {
+  Cell cell;
+  DType dtype;
+  Dims d;
+  bool* found;
+};
+struct RoomFamily : ClusterFamily {
+  template <class CellType, Product kProduct, int kBucket, class Layer>
+  static void run(const Layer& p, const Context&) {
+    const auto has_place = [&](Pass pass, auto kernel) {
+      const ClusterPlan plan = cluster_plan(kProduct, pass, buckets[kBucket]);
+      const int blocks = cluster_blocks(buckets[kBucket], p.d.H);
+      return dev::clusters_at_once(one_cluster(plan, blocks), kernel) > 0;
+    };
+    *p.found = has_place(Pass::forward, cluster_forward<CellType, kProduct, kBucket>) &&
+               has_place(Pass::backward, cluster_backward<CellType, kProduct, kBucket>);
   }
 };
 
@@ -67,7 +93,7 @@ const char* why_no_clusters_here() {
                                           "9.0 or later";
 }
 
-const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
+const char* why_not(Cell cell, DType dtype, const Dims& d, bool tf32) {
   if (dtype == DType::f64) return "it computes in fp16, bf16 and tf32, not in fp64";
   if (dtype == DType::f32 && !tf32)
     return "in float32 it rounds the factors of products to TF32, which "
@@ -80,7 +106,13 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
                : "in 16 bits H must be at most 512, so that a cluster of blocks can hold W_hh";
   if (cluster_bucket_of(product, d.H, dev::limits().shared) < 0)
     return "a block's part of W_hh needs more shared memory than a block of this GPU has";
-  return nullptr;
+  bool found = false;
+  Context context{};
+  context.tf32 = tf32;
+  run<RoomFamily>(Room{cell, dtype, d, &found}, context);
+  return found ? nullptr
+               : "this GPU, or the slice of one that this is, has no place for a cluster of the "
+                 "blocks that hold W_hh";
 }
 
 }  // namespace

@@ -38,6 +38,8 @@ struct Moved {
 } moved;
 cudaError_t answer = cudaSuccess;
 int device = 3;
+constexpr int kSharedOfDevice = 99 << 10;
+int occupancy_asked = 0;
 cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
 size_t events = 0;    // that were made: 1, 2, ...
 std::string told;     // what launch_in_turn asks for, in this order
@@ -77,7 +79,7 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* function,
                                            const cudaLaunchConfig_t* config) {
   launched = {0, function, *config, {}, {}};
   launched.attributes.assign(config->attrs, config->attrs + config->numAttrs);
-  *clusters = 15;
+  *clusters = 15 + occupancy_asked++;
   return answer;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
@@ -120,7 +122,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int of)
   check(of == device, "an attribute of another device");
   *value = attribute == cudaDevAttrComputeCapabilityMajor         ? 8
            : attribute == cudaDevAttrComputeCapabilityMinor       ? 6
-           : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 99 << 10
+           : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? kSharedOfDevice
            : attribute == cudaDevAttrMultiProcessorCount          ? 28
                                                                   : -1;
   return answer;
@@ -177,13 +179,14 @@ void launch(const dev::Grid& grid) {
   check(grid.cooperative ? cooperative && cooperative->val.cooperative == 1 : !cooperative,
         "launch: all blocks at once");
   // What the CUDA programming guide has a kernel ask leave for: over 48 KB of shared memory, and
-  // clusters of more than 8 blocks.
+  // clusters of more than 8 blocks. Of memory all, as another thread may be about to launch the
+  // same kernel with more.
   const auto leave = [&](cudaFuncAttribute what) {
     const auto found = attributes_of_kernel.find(what);
     return found == attributes_of_kernel.end() ? 0 : found->second;
   };
   check(leave(cudaFuncAttributeMaxDynamicSharedMemorySize) ==
-            (grid.shared > 48 << 10 ? int(grid.shared) : 0),
+            (grid.shared > 48 << 10 ? kSharedOfDevice : 0),
         "launch: leave for much shared memory");
   check(leave(cudaFuncAttributeNonPortableClusterSizeAllowed) == (grid.cluster > 8),
         "launch: leave for a large cluster");
@@ -292,6 +295,19 @@ int main(int argc, char**) {
             cluster && cluster->val.clusterDim.x == 12 && attributes_of_kernel.size() == 2,
         "clusters_at_once: the launch that it is about");
   check(dev::clusters_at_once({12, 96, 100, 1}, kernel) == 28, "clusters_at_once: no clusters");
+  const auto asks = [](const dev::Grid& grid) {
+    const int before = occupancy_asked;
+    const int found = dev::clusters_at_once(grid, kernel);
+    check(dev::clusters_at_once(grid, kernel) == found && occupancy_asked <= before + 1,
+          "clusters_at_once: a second time");
+    return occupancy_asked > before;
+  };
+  check(!asks({24, 96, 100 << 10, 12}) && asks({12, 96, 90 << 10, 12}) &&
+            asks({12, 96, 100 << 10, 6}) && asks({12, 64, 100 << 10, 12}),
+        "clusters_at_once: once for each launch");
+  device = 4;
+  check(asks({12, 96, 100 << 10, 12}), "clusters_at_once: once for each device");
+  device = 3;
 
   const dev::Limits limits = dev::limits();
   check(limits.capability == 86 && limits.shared == 99 << 10 && limits.multiprocessors == 28,
@@ -313,6 +329,7 @@ int main(int argc, char**) {
   check_throws("a fill that fails", [&] { dev::fill(context, to, 0, 1); });
   check_throws("rows that fail", [&] { dev::copy_rows(context, to, 1, from, 1, 1, 1); });
   check_throws("clusters that fail", [] { dev::clusters_at_once({2, 32, 0, 2}, kernel); });
+  check(asks({2, 32, 0, 2}), "clusters_at_once: again after a failure");
   check_throws("limits that fail", [] { dev::limits(); });
   if (!wrong) std::puts("ok");
   return wrong != 0;

@@ -10,7 +10,7 @@ namespace simt {
 bool cluster_knows_its_limits() {
   using namespace lf;
   const dev::Limits sm_80{80, 163 << 10, 108}, sm_90{90, 227 << 10, 132},
-      sm_100{100, 227 << 10, 148}, sm_120{120, 99 << 10, 170};
+      sm_100{100, 227 << 10, 148}, sm_120{120, 99 << 10, 170}, sliced{90, 227 << 10, 0};
   const auto refuses = [](const dev::Limits& limits, DType dtype, int64_t H, bool tf32 = false,
                           int64_t P = 0) {
     const dev::Limits before = std::exchange(dev::limits_here, limits);
@@ -28,8 +28,9 @@ bool cluster_knows_its_limits() {
          ends_at(sm_90, DType::f32, 512) && ends_at(sm_100, DType::bf16, 512) &&
          ends_at(sm_100, DType::f32, 512) && ends_at(sm_120, DType::bf16, 512) &&
          ends_at(sm_120, DType::f32, 256) && refuses(sm_80, DType::bf16, 8) &&
-         refuses(sm_90, DType::f32, 8) && refuses(sm_90, DType::f64, 8) &&
-         refuses(sm_90, DType::f64, 8, true) && refuses(sm_90, DType::bf16, 8, false, 7);
+         refuses(sliced, DType::bf16, 256) && refuses(sm_90, DType::f32, 8) &&
+         refuses(sm_90, DType::f64, 8) && refuses(sm_90, DType::f64, 8, true) &&
+         refuses(sm_90, DType::bf16, 8, false, 7);
 }
 
 lf::Variant cluster() { return on_cpu<lf::cuda_cluster>("simt.cluster"); }

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "contract/params.h"
 
@@ -20,6 +21,25 @@ inline void check(cudaError_t error, const char* what) {
 
 inline cudaStream_t stream_of(const Context& context) {
   return static_cast<cudaStream_t>(context.stream);
+}
+
+// Of the current device.
+struct Limits {
+  int capability;  // 90 is sm_90
+  size_t shared;   // bytes of shared memory that a block may ask for
+  int multiprocessors;
+};
+inline Limits limits() {
+  int device, major, minor, shared, multiprocessors;
+  check(cudaGetDevice(&device), "current device");
+  const auto ask = [&](int& value, cudaDeviceAttr attribute) {
+    check(cudaDeviceGetAttribute(&value, attribute, device), "attribute of the device");
+  };
+  ask(major, cudaDevAttrComputeCapabilityMajor);
+  ask(minor, cudaDevAttrComputeCapabilityMinor);
+  ask(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  ask(multiprocessors, cudaDevAttrMultiProcessorCount);
+  return {10 * major + minor, size_t(shared), multiprocessors};
 }
 
 // The shape of a launch.
@@ -44,8 +64,11 @@ struct Configured {
     const auto allow = [&](cudaFuncAttribute attribute, int value, const char* what) {
       check(cudaFuncSetAttribute(kernel, attribute, value), what);
     };
+    // All that there is, as leave is the kernel's: less would take away what another thread has
+    // just asked for, for a larger launch. No kernel has static shared memory, which would count as
+    // well.
     if (grid.shared > kSharedByDefault)
-      allow(cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared),
+      allow(cudaFuncAttributeMaxDynamicSharedMemorySize, int(limits().shared),
             "shared memory of a launch");
     if (grid.cluster > kClusterByDefault)
       allow(cudaFuncAttributeNonPortableClusterSizeAllowed, 1, "cluster of a launch");
@@ -120,24 +143,12 @@ inline void copy_rows(const Context& context, void* to, size_t to_stride, const 
         "copy of rows");
 }
 
-// Of the current device.
-struct Limits {
-  int capability;  // 90 is sm_90
-  size_t shared;   // bytes of shared memory that a block may ask for
-  int multiprocessors;
+// What clusters_at_once has found, as every layer asks for it.
+struct ClustersAtOnce {
+  std::mutex mutex;
+  std::map<std::tuple<const void*, int, unsigned, size_t, unsigned>, int> found;
 };
-inline Limits limits() {
-  int device, major, minor, shared, multiprocessors;
-  check(cudaGetDevice(&device), "current device");
-  const auto ask = [&](int& value, cudaDeviceAttr attribute) {
-    check(cudaDeviceGetAttribute(&value, attribute, device), "attribute of the device");
-  };
-  ask(major, cudaDevAttrComputeCapabilityMajor);
-  ask(minor, cudaDevAttrComputeCapabilityMinor);
-  ask(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  ask(multiprocessors, cudaDevAttrMultiProcessorCount);
-  return {10 * major + minor, size_t(shared), multiprocessors};
-}
+inline ClustersAtOnce clusters_found;
 
 // Clusters of such a launch that the device runs at once, or blocks where it has no clusters, one
 // on a multiprocessor; 0: there is no place for any.
@@ -145,10 +156,16 @@ template <class Parameters>
 int clusters_at_once(const Grid& grid, void (*kernel)(Parameters)) {
   if (grid.cluster == 1) return limits().multiprocessors;
   const void* const function = reinterpret_cast<const void*>(kernel);
+  int device;
+  check(cudaGetDevice(&device), "current device");
+  const std::tuple asked(function, device, grid.threads, grid.shared, grid.cluster);
+  const std::lock_guard<std::mutex> lock(clusters_found.mutex);
+  if (const auto known = clusters_found.found.find(asked); known != clusters_found.found.end())
+    return known->second;
   const Configured launch(grid, function);
   int clusters = 0;
   check(cudaOccupancyMaxActiveClusters(&clusters, function, &launch.config), "clusters at once");
-  return clusters;
+  return clusters_found.found[asked] = clusters;
 }
 
 // Why there is no device; nullptr: there is one.

@@ -51,9 +51,10 @@ struct Limits {
 inline Limits limits_here{90, 227 << 10, 8};
 inline Limits limits() { return limits_here; }
 
-// One at the least, so that every cluster can be tried.
+// One at the least, so that every cluster can be tried, unless there is nothing to run it.
 template <class Parameters>
 int clusters_at_once(const Grid& grid, void (*)(Parameters)) {
+  if (limits_here.multiprocessors == 0) return 0;
   const int clusters = limits_here.multiprocessors / int(grid.cluster);
   return clusters > 0 ? clusters : 1;
 }
