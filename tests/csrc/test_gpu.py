@@ -5,6 +5,8 @@ Outputs and gradients of every case are in test_variants.py, by the same variant
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -126,22 +128,30 @@ def test_what_lay_in_memory_before_does_not_matter(
             assert_same_bits(job.run(), want, f"over {leftover}")
 
 
+def settled_bytes() -> int:
+    """Bytes in use when kernels have ended, and autograd's thread, which hands the gradients over
+    before it lets go of what it held."""
+    torch.cuda.synchronize()
+    time.sleep(0.005)
+    return torch.cuda.memory_allocated()
+
+
 @few
 @pytest.mark.parametrize("grad", [True, False])
 def test_memory_stays_put(variant: Forced, case: Case, grad: bool) -> None:
     """After the first calls, another one leaves no byte behind and needs no more than those."""
     job = Job(case, torch.float32, variant.device, grad)
+    gc.collect()  # what other tests left in cycles would go at any time
     for _ in range(3):
         job.run()
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    peaks = set()
+    before = settled_bytes()
+    peaks = []
     for _ in range(20):
         torch.cuda.reset_peak_memory_stats()
         job.run()
-        peaks.add(torch.cuda.max_memory_allocated())
-        assert torch.cuda.memory_allocated() == before
-    assert len(peaks) == 1, peaks
+        peaks.append(torch.cuda.max_memory_allocated())
+        assert settled_bytes() == before
+    assert len(set(peaks[1:])) == 1, peaks  # one more to settle
 
 
 # The same bits
