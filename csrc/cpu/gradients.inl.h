@@ -32,6 +32,10 @@ constexpr int64_t kFewRows = 8;
 template <class S>
 constexpr int64_t kChunkPanels = (1 << 20) / (kBlockRows * kPanel<S> * sizeof(S));
 
+// Up to so many members pack everything themselves: of two, waiting for the other costs as much as
+// he saves. Packing is some 2 % of what one thread does, and so a fifth of what each of 16 does.
+constexpr int kPackAlone = 2;
+
 // Columns of dgates whose tiles share a copy in L1, beside a block of a panel: 12 KiB of each
 // kChain words on AVX2.
 constexpr int64_t kGroup = 8 * kTileRows;
@@ -74,7 +78,7 @@ struct GradientTask {
   InputGradientTask<S> input;
   WeightGradient<S> gates[kMaxDirections], projection[kMaxDirections];
   int members;
-  S* panels;  // two chunks, by turns, so that nobody waits before he packs; of a single member one
+  S* panels;  // kPackAlone chunks: a member's own, or used by turns, so that nobody waits to pack
   S* groups;  // per member, a group of columns
   int64_t panels_size, group_size;
 };
@@ -127,7 +131,7 @@ static void plan_gradients(const LayerBackward& p, int threads, void* base, int6
   task.members = team_for(flops, threads);
   task.panels_size = few ? 0 : panels * block * kPanel<S>;
   task.group_size = few ? 0 : ceil_div(block * kGroup, 32) * 32;  // whole cache lines
-  task.panels = take<S>(base, used, (task.members > 1 ? 2 : 1) * task.panels_size);
+  task.panels = take<S>(base, used, (task.members > 1 ? kPackAlone : 1) * task.panels_size);
   task.groups = take<S>(base, used, task.members * task.group_size);
 }
 
@@ -358,9 +362,14 @@ static void add_gradient(const GradientTask<S>& task, const WeightGradient<S>& g
     int64_t v = 0;
     do {
       const int64_t v1 = v + kStep < g.vectors() ? v + kStep : g.vectors();
-      S* const panels = task.panels + (members > 1 ? taker.turn++ % 2 * task.panels_size : 0);
-      pack_right(g, block, v, v1, panels, member, members);
-      taker.barrier.wait(members);
+      const bool alone = members <= kPackAlone;
+      S* const panels = task.panels + (alone ? member : taker.turn++ % 2) * task.panels_size;
+      if (alone) {
+        pack_right(g, block, v, v1, panels, 0, 1);
+      } else {
+        pack_right(g, block, v, v1, panels, member, members);
+        taker.barrier.wait(members);
+      }
       add_chunk(g, block, v, v1, m0, m1, panels, task.groups + member * task.group_size);
       v += kStep;
     } while (v < g.vectors());
