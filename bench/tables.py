@@ -23,6 +23,8 @@ END = "<!-- end of what bench.tables writes -->"
 # Groups of cases that the README shows; from a CPU for one thread only, and none from a CPU that
 # was limited to stand for another.
 CPU_GROUPS = ("cpu-dense", "cpu-step", "cpu-packed", "cpu-half", "cpu-overhead")
+# A page is more than such a call takes.
+NO_MEMORY = ("cpu-overhead",)
 GPU_GROUPS = ("flashrnn-b", "models")
 
 
@@ -41,7 +43,8 @@ def block(folder: Path, staleness: Staleness) -> str:
     """What stands between the marks."""
     files = sorted(folder.glob("*.json"))
     times = markdown(shown(read(files)), staleness)
-    taken = memory.markdown(shown(read(files, "memory")), staleness)
+    kept = [row for row in read(files, "memory") if row.case["group"] not in NO_MEMORY]
+    taken = memory.markdown(shown(kept), staleness)
     return f"{times}\n{taken}".rstrip("\n")
 
 
