@@ -39,6 +39,7 @@ struct Moved {
 cudaError_t answer = cudaSuccess;
 int device = 3;
 constexpr int kSharedOfDevice = 99 << 10;
+cudaError_t occupancy_answer = cudaSuccess;
 int occupancy_asked = 0;
 cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
 size_t events = 0;    // that were made: 1, 2, ...
@@ -80,7 +81,7 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* function,
   launched = {0, function, *config, {}, {}};
   launched.attributes.assign(config->attrs, config->attrs + config->numAttrs);
   *clusters = 15 + occupancy_asked++;
-  return answer;
+  return answer == cudaSuccess ? occupancy_answer : answer;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
@@ -330,6 +331,12 @@ int main(int argc, char**) {
   check_throws("rows that fail", [&] { dev::copy_rows(context, to, 1, from, 1, 1, 1); });
   check_throws("clusters that fail", [] { dev::clusters_at_once({2, 32, 0, 2}, kernel); });
   check(asks({2, 32, 0, 2}), "clusters_at_once: again after a failure");
+  occupancy_answer = cudaErrorInvalidClusterSize;
+  const int taken = errors_taken;
+  const int none = dev::clusters_at_once({4, 32, 0, 4}, kernel);
+  occupancy_answer = cudaSuccess;
+  check(none == 0 && errors_taken == taken + 1 && !asks({4, 32, 0, 4}),
+        "clusters_at_once: too large for the device");
   check_throws("limits that fail", [] { dev::limits(); });
   if (!wrong) std::puts("ok");
   return wrong != 0;

@@ -164,7 +164,13 @@ int clusters_at_once(const Grid& grid, void (*kernel)(Parameters)) {
     return known->second;
   const Configured launch(grid, function);
   int clusters = 0;
-  check(cudaOccupancyMaxActiveClusters(&clusters, function, &launch.config), "clusters at once");
+  const cudaError_t error = cudaOccupancyMaxActiveClusters(&clusters, function, &launch.config);
+  if (error == cudaErrorInvalidClusterSize) {
+    cudaGetLastError();  // takes back the error that was ours
+    clusters = 0;        // the answer of a slice of a GPU that is too small for one
+  } else {
+    check(error, "clusters at once");
+  }
   return clusters_found.found[asked] = clusters;
 }
 
