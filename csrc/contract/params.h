@@ -32,7 +32,7 @@ struct LayerForward {
   const void* b_ih[kMaxDirections];  // [4, H]    dtype, or nullptr: zeros
   const void* b_hh[kMaxDirections];  // [4, H]    dtype, or nullptr: zeros
   const void* w_hh[kMaxDirections];  // [4, H, P] storage
-  const void* w_hr[kMaxDirections];  // [P, H]    weights, or nullptr: no projection
+  const void* w_hr[kMaxDirections];  // [P, H]    storage, or nullptr: no projection
   const void* h0;                    // [D, B, P] dtype, or nullptr: zeros
   const void* c0;                    // [D, B, H] state, or nullptr: zeros
   void* gates;  // [D, N, 4, H] storage, out, if c is wanted: activations. In, unless
@@ -52,7 +52,7 @@ struct LayerBackward {
   const void* x;                     // [N, I]    dtype
   const void* w_ih[kMaxDirections];  // [4, H, I] storage
   const void* w_hh[kMaxDirections];  // [4, H, P] storage
-  const void* w_hr[kMaxDirections];  // [P, H]    weights, or nullptr: no projection
+  const void* w_hr[kMaxDirections];  // [P, H]    storage, or nullptr: no projection
   const void* h0;                    // [D, B, P] dtype, or nullptr: zeros
   const void* c0;                    // [D, B, H] state, or nullptr: zeros
   const void* y;                     // [N, D, P] dtype

@@ -50,8 +50,8 @@ static int64_t plan_backward(const LayerBackward& p, int threads, void* base,
     task.w_hr[i].panels = take<S>(base, used, task.w_hr[i].size());
     const int64_t most = chunk_rows<S>(d) < d.B ? d.B : chunk_rows<S>(d);
     const int64_t rows = p.dgates ? 0 : most < d.N ? most : d.N;
-    for (S*(&of_chunk)[kMaxDirections] : task.dgates)
-      of_chunk[i] = take<S>(base, used, rows * 4 * d.H);
+    task.dgates[0][i] = take<S>(base, used, rows * 4 * d.H);
+    task.dgates[1][i] = take<S>(base, used, most < d.N ? rows * 4 * d.H : 0);
   }
   plan_gradients(p, threads, base, used, task.gradients);
   return used;
@@ -125,16 +125,16 @@ struct CellsAhead {
 
   LF_FN void operator()(int64_t first, int64_t rows) const {
     for (int64_t row = b + first; row < b + first + rows; ++row) {
-      for (int g = 0; g < 4; ++g) ahead<1>(s.gates + (row * 4 + g) * s.H);
-      ahead<0>(s.c + row * s.H);
-      if (row < s.continued) ahead<0>(s.c_prev + row * s.H);
-      if (s.dy) ahead<0>(s.dy + row * s.y_stride);
+      for (int g = 0; g < 4; ++g) ahead(s.gates + (row * 4 + g) * s.H);
+      ahead(s.c + row * s.H);
+      if (row < s.continued) ahead(s.c_prev + row * s.H);
+      if (s.dy) ahead(s.dy + row * s.y_stride);
     }
   }
 
-  template <int kWritten, class U>
+  template <class U>
   LF_FN void ahead(const U* numbers) const {
-    for (int64_t u = unit; u < end; u += 64 / sizeof(U)) __builtin_prefetch(numbers + u, kWritten);
+    for (int64_t u = unit; u < end; u += 64 / sizeof(U)) __builtin_prefetch(numbers + u);
   }
 };
 

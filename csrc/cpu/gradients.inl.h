@@ -3,11 +3,12 @@
 //   dW_ih = dgates^T x    dW_hh = dgates^T h_before    db = sums of dgates    dW_hr = dh^T h_cell
 //
 // A weight's gradient is a sum over rows of outer products. Rows come in blocks, soon after the
-// scan has left them in the caches. Of each block the team packs [x | h_before] into panels, a
-// chunk of columns at a time; a member copies its own columns of dgates, a group at a time, and
-// adds the products of the two to its own rows of dW. A few rows are multiplied as they lie. No
-// number of a gradient has two writers, so the order of a sum does not depend on the team. Where
-// tensors have 16 bits, sums wait in the workspace, and are rounded once.
+// scan has left them in the caches. Of each block the team, or up to two members each by
+// himself, packs [x | h_before] into panels, a chunk of columns at a time; a member copies its own
+// columns of dgates, a group at a time, and adds the products of the two to its own rows of dW. A
+// few rows are multiplied as they lie. No number of a gradient has two writers, so the order of a
+// sum does not depend on the team. Where tensors have 16 bits, sums wait in the workspace, and are
+// rounded once.
 #pragma once
 
 #include "contract/order.h"
@@ -351,6 +352,8 @@ static void add_gradient(const GradientTask<S>& task, const WeightGradient<S>& g
   const int64_t m0 = vectors * member / members * W;
   const int64_t end = vectors * (member + 1) / members * W, m1 = end < g.M ? end : g.M;
   if (!g.bias.out && g.vectors() == 0) return;
+  const bool alone = members <= kPackAlone;
+  if (alone && m0 >= m1) return;
   StatesBefore<S> before{p, i, rows.t};
   Block<S> block(rows, left);
   while (block.next(g, before)) {
@@ -362,7 +365,6 @@ static void add_gradient(const GradientTask<S>& task, const WeightGradient<S>& g
     int64_t v = 0;
     do {
       const int64_t v1 = v + kStep < g.vectors() ? v + kStep : g.vectors();
-      const bool alone = members <= kPackAlone;
       S* const panels = task.panels + (alone ? member : taker.turn++ % 2) * task.panels_size;
       if (alone) {
         pack_right(g, block, v, v1, panels, 0, 1);

@@ -11,10 +11,7 @@
 #include <cstring>
 
 #define LF_ISA neon
-#define LF_VECTOR_BYTES 16
-#define LF_VECTOR_REGISTERS 32
-#define LF_HALF(x) vcvt_f32_f16(float16x4_t(x))
-#define LF_TO_HALF(x) vcvt_f16_f32(x)
+#include "cpu/neon.inl.h"
 #include "cpu/scan.inl.h"
 
 namespace lf {

@@ -75,25 +75,26 @@ constexpr Share share(const Dims& d, const Split& split, int member) {
           .barrier = barrier};
 }
 
+// Rows of the steps [step, step1) that belong to the first b sequences.
+LF_FN int64_t rows_below(const Order& order, int64_t step, int64_t step1, int64_t b) {
+  int64_t all = 0;
+  for (int64_t s = step; s < step1; ++s) all += clamp(b, 0, order.rows(s));
+  return all;
+}
+
 // The batch row that slice `slice` of `slices` begins with, if they are to have about as many rows
 // of the steps [step, step1) each: sequences of different lengths lie longest first, so half of
 // the sequences may be three quarters of the work.
 static int64_t first_of_slice(const Order& order, int64_t step, int64_t step1, int slice,
                               int slices) {
-  // Rows of these steps that belong to the first b sequences.
-  const auto rows_of = [&](int64_t b) {
-    int64_t all = 0;
-    for (int64_t s = step; s < step1; ++s) all += clamp(b, 0, order.rows(s));
-    return all;
-  };
   const int64_t early = order.rows(step), late = order.rows(step1 - 1);
   const int64_t B = early < late ? late : early;
-  if (early == late) return B * slice / slices;
-  const int64_t wanted = rows_of(B) * slice / slices;
+  if (early == late || slice == 0 || slice == slices) return B * slice / slices;
+  const int64_t wanted = rows_below(order, step, step1, B) * slice / slices;
   int64_t low = 0, high = B;
   while (low < high) {
     const int64_t middle = (low + high) / 2;
-    if (rows_of(middle) < wanted)
+    if (rows_below(order, step, step1, middle) < wanted)
       low = middle + 1;
     else
       high = middle;

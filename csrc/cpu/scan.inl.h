@@ -20,7 +20,7 @@ static const char* why_not(Cell, DType dtype, const Dims&, bool) {
 #else
   return dtype == DType::f32 || dtype == DType::f64
              ? nullptr
-             : "the CPU kernels compute in float32 and float64; 16-bit tensors are widened first";
+             : "the CPU kernels compute in float32 and float64; tensors of 16 bits are widened";
 #endif
 }
 

@@ -118,6 +118,7 @@ struct Vec {
   }
   template <DType kDType>
   static LF_FN Vec load(const Narrow<kDType>* p, int n) {
+    if (n == kWidth) return load(p);
     NarrowVector bits{};
     std::memcpy(&bits, p, n * sizeof *p);
     return widen<kDType>(bits);

@@ -1,10 +1,7 @@
-// Numbers of 16 bits as the CPU kernels widen and round them where no instruction does:
-//   narrow_check
+// Numbers of 16 bits as the CPU kernels widen and round them:   narrow_check
 #define LF_ISA oracle
-#define LF_VECTOR_BYTES 16
-#define LF_VECTOR_REGISTERS 16
-#include "cpu/simd.inl.h"
 #include "narrow.h"
+#include "this_isa.h"
 
 using namespace lf;
 using namespace lf::oracle;

@@ -106,25 +106,28 @@ def run_small(
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout
 
 
-@pytest.mark.parametrize("name", ["share_check", "narrow_check"])
-def test_without_kernels(name: str, tmp_path: Path) -> None:
-    """How a team shares a layer, and how numbers of 16 bits become float."""
-    run_small(name, _build.find_compiler(), [], [], tmp_path)
+def test_shares_of_a_team(tmp_path: Path) -> None:
+    run_small("share_check", _build.find_compiler(), [], [], tmp_path)
+
+
+SMALL = ["cell_check", "narrow_check"]
 
 
 @pytest.mark.parametrize(
-    ("name", "flags"),
+    ("isa", "flags"),
     [
         ("cpu.generic", []),
         ("cpu.avx2", ["-mavx2", "-mfma", "-mf16c"]),
         ("cpu.avx512", ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mfma"]),
     ],
 )
-def test_cell(name: str, flags: list[str], tmp_path: Path) -> None:
-    row = next(row for row in variants() if row.name == name)
+@pytest.mark.parametrize("name", SMALL)
+def test_cell_and_16_bits(name: str, isa: str, flags: list[str], tmp_path: Path) -> None:
+    """One cell on a vector, and numbers of 16 bits as float and back."""
+    row = next(row for row in variants() if row.name == isa)
     if not row.available:
-        pytest.skip(f"{name}: {row.why_not}")
-    run_small("cell_check", _build.find_compiler(), flags, [], tmp_path)
+        pytest.skip(f"{isa}: {row.why_not}")
+    run_small(name, _build.find_compiler(), flags, [], tmp_path)
 
 
 def need_emulator() -> None:
@@ -135,9 +138,10 @@ def need_emulator() -> None:
             )
 
 
-def test_cell_under_an_emulator(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SMALL)
+def test_cell_and_16_bits_under_an_emulator(name: str, tmp_path: Path) -> None:
     need_emulator()
-    run_small("cell_check", [CROSS_COMPILER], ["-static"], [EMULATOR], tmp_path)
+    run_small(name, [CROSS_COMPILER], ["-static"], [EMULATOR], tmp_path)
 
 
 @pytest.mark.slow
@@ -174,7 +178,9 @@ def test_no_races_between_the_members_of_a_team(tmp_path: Path) -> None:
     [
         ("forward.inl.h", "    barrier.wait(share.parts);\n  }\n}"),
         ("forward.inl.h", "    task.barriers[kMaxTeam].wait(members);\n"),
+        ("backward.inl.h", "  everyone.wait(members);\n  const int scanning"),
         ("backward.inl.h", "    everyone.wait(members);\n    if (member <"),
+        ("backward.inl.h", "    barrier.wait(share.parts);\n    if (s.dh0"),
         ("gradients.inl.h", "      taker.barrier.wait(members);\n"),
         ("input_gradient.inl.h", "    if (i > 0) barrier.wait(members);\n"),
     ],
