@@ -40,12 +40,24 @@ def _is_shown(row: Row) -> bool:
 
 
 def block(folder: Path, staleness: Staleness) -> str:
-    """What stands between the marks."""
+    """What stands between the marks: the machine measured last, and the others folded away."""
     files = sorted(folder.glob("*.json"))
-    times = markdown(shown(read(files)), staleness)
+    times = shown(read(files))
     kept = [row for row in read(files, "memory") if row.case["group"] not in NO_MEMORY]
-    taken = memory.markdown(shown(kept), staleness)
-    return f"{times}\n{taken}".rstrip("\n")
+    taken = shown(kept)
+    measured: dict[str, str] = {}
+    for row in [*times, *taken]:
+        measured[row.where] = max(measured.get(row.where, ""), row.stamp["utc"])
+    parts: list[str] = []
+    for where in sorted(measured, key=lambda where: measured[where], reverse=True):
+        tables = [
+            markdown([row for row in times if row.where == where], staleness),
+            memory.markdown([row for row in taken if row.where == where], staleness),
+        ]
+        text = "\n".join(table for table in tables if table.strip()).rstrip("\n")
+        summary = f"<summary>{where}, measured on {measured[where][:10]}</summary>"
+        parts.append(f"<details>{summary}\n\n{text}\n\n</details>" if parts else text)
+    return "\n\n".join(parts)
 
 
 def between(text: str) -> str:
