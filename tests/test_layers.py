@@ -208,8 +208,6 @@ def test_isa_files_keep_their_order() -> None:
                 assert not reached and not after, f"{place} after the target pragma"
                 direct.add(STD_INCLUDE.match(line)[1])
             elif (match := INCLUDE.match(line)) is not None:
-                if has_macros_alone(CSRC / match[1]):  # no code that a pragma could reach
-                    continue
                 uses_isa = "LF_ISA" in (CSRC / match[1]).read_text()
                 assert uses_isa == named, f"{place} on the wrong side of LF_ISA"
                 (after if named else before).append(CSRC / match[1])
@@ -218,12 +216,6 @@ def test_isa_files_keep_their_order() -> None:
             continue
         late = std_headers(after) - std_headers(before) - direct
         assert not late, f"{path.name}: {sorted(late)} first included after the target pragma"
-
-
-def has_macros_alone(path: Path) -> bool:
-    """Every line of code is a #define or #pragma once."""
-    lines = [line for _, line in code_lines(path) if line.strip()]
-    return all(re.match(r"\s*#\s*(define|pragma\s+once)\b", line) for line in lines)
 
 
 def std_headers(paths: list[Path]) -> set[str]:

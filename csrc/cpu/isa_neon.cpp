@@ -10,8 +10,9 @@
 #include <cstdint>
 #include <cstring>
 
-#define LF_ISA neon
 #include "cpu/neon.inl.h"
+
+#define LF_ISA neon
 #include "cpu/scan.inl.h"
 
 namespace lf {
