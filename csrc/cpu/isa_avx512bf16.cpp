@@ -24,13 +24,12 @@ namespace lf::LF_ISA {
 struct Bf16 {
   uint16_t bits;
 
-  static __mmask16 mask(int n) { return __mmask16((1u << n) - 1); }
   static __m512 load(const Bf16* p, int n) {
-    const __m512i low = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_maskz_loadu_epi16(mask(n), p));
+    const __m512i low = LF_EXTEND(_mm256_maskz_loadu_epi16(Masked<float>::mask(n), p));
     return __m512(_mm512_maskz_slli_epi32(0xffff, low, 16));
   }
   static void store(Bf16* p, __m512 v, int n) {
-    _mm256_mask_storeu_epi16(p, mask(n), __m256i(_mm512_cvtneps_pbh(v)));
+    _mm256_mask_storeu_epi16(p, Masked<float>::mask(n), __m256i(_mm512_cvtneps_pbh(v)));
   }
   static __m512i load_pairs(const Bf16* p, int n) {
     return _mm512_maskz_loadu_epi16(n == 32 ? ~0u : (1u << n) - 1, p);
