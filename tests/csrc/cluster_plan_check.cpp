@@ -118,15 +118,21 @@ void check_shares() {
         "places of shares", any, int64_t(places.size()));
 }
 
-// Whether slices have all rows, none is empty, and turns are taken only where there is no room.
+// Whether slices have all rows, none is empty, and no other number of turns has fewer waves, or as
+// many with fewer turns.
 bool is_cut_well(int64_t B, int D, int at_once, int most_turns) {
   const ClusterCut cut = cluster_cut(B, D, at_once, most_turns);
   if (cut.turns < 1 || cut.turns > most_turns || cut.slices < 1) return false;
   const int64_t of_slice = int64_t(cut.turns) * kClusterColumns;
   if (cut.slices * of_slice < B || (cut.slices - 1) * of_slice >= B) return false;
-  const int64_t eights = (B + kClusterColumns - 1) / kClusterColumns;
-  if (cut.turns > 1 && eights * D <= int64_t(cut.turns - 1) * at_once) return false;
-  return cut.turns == most_turns || int64_t(cut.slices) * D <= at_once + D - 1;
+  const auto waves = [&](int turns) {
+    const int64_t rows = int64_t(turns) * kClusterColumns;
+    return ((B + rows - 1) / rows * D + at_once - 1) / at_once;
+  };
+  for (int turns = 1; turns <= most_turns; ++turns)
+    if (waves(turns) < waves(cut.turns) || (waves(turns) == waves(cut.turns) && turns < cut.turns))
+      return false;
+  return true;
 }
 
 void check_cuts() {

@@ -136,6 +136,6 @@ MUTANTS = {
     ),
     "memory for one turn": Mutant(DRIVER, "    grid.shared = shared_bytes(plan, cut.turns);\n", ""),
     "rows of the last slice": Mutant(
-        PLAN, "int((eights + cut.turns - 1) / cut.turns);", "int(eights / cut.turns);"
+        PLAN, "return {int(slices(turns)), turns};", "return {int(eights / turns), turns};"
     ),
 }

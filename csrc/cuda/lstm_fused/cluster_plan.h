@@ -16,8 +16,9 @@ constexpr int kSetUnits = 16, kSetWarps = 4, kSetThreads = 32 * kSetWarps;
 constexpr int kMostBlocks = 16;
 // Groups of 8 rows that a cluster runs one after the other, where there are more than the GPU has
 // room for clusters: while one waits for its exchange, the others multiply. Four products of 0.1 to
-// 0.25 us fill a wait of 0.4; less where shared memory does not hold them.
-constexpr int kMostClusterTurns = 4;
+// 0.25 us fill a wait of 0.4, and beyond them a turn costs its product, where another wave of
+// clusters would cost the wait again. Less where shared memory does not hold them.
+constexpr int kMostClusterTurns = 12;
 
 // Units of a block, what H is rounded up to, and how many fragments of a tile registers hold,
 // forward and backward: the most without a spill on any of the architectures. 0: W_hh does not fit
@@ -114,17 +115,18 @@ constexpr int cluster_blocks(const ClusterBucket& bucket, long long H) {
 }
 
 // How B rows of D directions are cut, on a GPU that runs `at_once` clusters: into slices of each
-// direction, and these into turns. More clusters than at once run one after the other.
+// direction, and these into turns. A wave of clusters that leaves places empty takes as long as a
+// full one: so as few waves as can be, and of these with as few turns.
 struct ClusterCut {
   int slices, turns;
 };
 constexpr ClusterCut cluster_cut(long long B, int D, int at_once, int most_turns) {
   const long long eights = (B + kClusterColumns - 1) / kClusterColumns;
-  const long long turns = (eights * D + at_once - 1) / at_once;
-  ClusterCut cut{};
-  cut.turns = int(turns < most_turns ? turns : most_turns);
-  cut.slices = int((eights + cut.turns - 1) / cut.turns);
-  return cut;
+  const auto slices = [&](int turns) { return (eights + turns - 1) / turns; };
+  const long long waves = (slices(most_turns) * D + at_once - 1) / at_once;
+  int turns = 1;
+  while (slices(turns) * D > waves * at_once) ++turns;
+  return {int(slices(turns)), turns};
 }
 
 }  // namespace lf::cuda
