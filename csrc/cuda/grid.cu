@@ -23,20 +23,20 @@ bool in_y(const Dims& d, DType dtype) {
   return state_bytes(d, dtype) == d.H * int64_t(element_size(dtype));
 }
 
-GridCut cut_of(Pass pass, const Dims& d, int64_t first_row) {
-  const GridCut cut =
-      grid_cut(d.B - first_row, grid_blocks(pass, d.H), int(d.D), dev::limits().multiprocessors);
+GridCut cut_of(Pass pass, const Dims& d, int64_t first_row, int columns) {
+  const GridCut cut = grid_cut(d.B - first_row, grid_blocks(pass, d.H), int(d.D),
+                               dev::limits().multiprocessors, columns);
   if (!cut.slices) throw std::runtime_error("lstm_fused: cuda.grid has no room on this device");
   return cut;
 }
 
 // Calls launch(share, blocks) for all launches that a layer takes.
 template <class Launch>
-void for_launches(Pass pass, const Dims& d, const Launch& launch) {
+void for_launches(Pass pass, const Dims& d, int columns, const Launch& launch) {
   GridShare share{};
   GridCut cut;
-  for (; share.first_row < d.B; share.first_row += cut.slices * cut.turns * kGridColumns) {
-    cut = cut_of(pass, d, share.first_row);
+  for (; share.first_row < d.B; share.first_row += cut.slices * cut.turns * columns) {
+    cut = cut_of(pass, d, share.first_row, columns);
     share.turns = cut.turns;
     for (share.first_direction = 0; share.first_direction < d.D;
          share.first_direction += cut.directions)
@@ -63,8 +63,8 @@ unsigned char* handed_on(const Dims& d, const Context& context) {
   return static_cast<unsigned char*>(context.workspace) + steps_part(d);
 }
 template <class T, class Layer>
-auto scan_of(const Layer& p, const Context& context) {
-  return parameters<T>(p, upload_steps(context, p.d, p.offsets, kGridColumns, context.workspace));
+auto scan_of(const Layer& p, const Context& context, int columns) {
+  return parameters<T>(p, upload_steps(context, p.d, p.offsets, columns, context.workspace));
 }
 
 size_t workspace_bytes(const LayerForward& p) {
@@ -85,7 +85,7 @@ Rings rings_of(const LayerBackward& p, const GridShare& share, dim3 blocks) {
 }
 size_t workspace_bytes(const LayerBackward& p, int) {
   int64_t words = 0;  // of the largest launch: they use it one after the other
-  for_launches(Pass::backward, p.d, [&](const GridShare& share, dim3 blocks) {
+  for_launches(Pass::backward, p.d, kGridColumns, [&](const GridShare& share, dim3 blocks) {
     const Rings rings = rings_of(p, share, blocks);
     words = std::max(words, rings.dgates + rings.dh);
   });
@@ -101,23 +101,30 @@ struct GridFamily {
   template <class CellType, Product kProduct, int kBucket>
   static void run(const LayerForward& p, const Context& context) {
     const Dims& d = p.d;
-    const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context);
+    const dev::Limits limits = dev::limits();
+    const int columns =
+        grid_columns(kProduct, buckets[kBucket], d.B, grid_blocks(Pass::forward, d.H), int(d.D),
+                     limits.multiprocessors, limits.shared);
+    const GridPlan plan = grid_plan(kProduct, Pass::forward, buckets[kBucket], columns);
+    const auto kernel = columns == kGridWide
+                            ? grid_forward<CellType, kProduct, kBucket, kGridWide>
+                            : grid_forward<CellType, kProduct, kBucket, kGridColumns>;
+    const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, columns);
     const int64_t bytes = state_bytes(d, p.dtype);
     const Exchange exchange =
         in_y(d, p.dtype) ? Exchange{static_cast<unsigned char*>(p.y), d.D * bytes, bytes, true}
                          : Exchange{handed_on(d, context), bytes, d.N * bytes, false};
     dev::fill(context, exchange.first, kAbsentByte, size_t(d.D * d.N * bytes));
-    for_launches(Pass::forward, d, [&](const GridShare& share, dim3 blocks) {
-      launch(context, blocks, grid_plan(kProduct, Pass::forward, buckets[kBucket]),
-             grid_forward<CellType, kProduct, kBucket>, {scan, share, exchange});
+    for_launches(Pass::forward, d, columns, [&](const GridShare& share, dim3 blocks) {
+      launch(context, blocks, plan, kernel, {scan, share, exchange});
     });
   }
 
   template <class CellType, Product kProduct, int kBucket>
   static void run(const LayerBackward& p, const Context& context) {
-    const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context);
+    const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, kGridColumns);
     uint32_t* const dgates = reinterpret_cast<uint32_t*>(handed_on(p.d, context));
-    for_launches(Pass::backward, p.d, [&](const GridShare& share, dim3 blocks) {
+    for_launches(Pass::backward, p.d, kGridColumns, [&](const GridShare& share, dim3 blocks) {
       const Rings rings = rings_of(p, share, blocks);
       dev::fill(context, dgates, 0, size_t(rings.dgates + rings.dh) * sizeof(uint32_t));
       launch(context, blocks, grid_plan(kProduct, Pass::backward, buckets[kBucket]),

@@ -30,23 +30,37 @@ void check_buckets() {
     }
 }
 
-void check_plan(Product product, Pass pass, const GridBucket& bucket) {
-  const GridPlan plan = grid_plan(product, pass, bucket);
+void check_plan(Product product, Pass pass, const GridBucket& bucket, int columns) {
+  const GridPlan plan = grid_plan(product, pass, bucket, columns);
+  const bool forward = pass == Pass::forward;
   check(plan.slices % 2 == 0, "a warp reads the fragments of two slices at once", product,
         bucket.pairs);
-  check(slices_of(product, plan.width) == kGridWarps * plan.slices, "the warps' terms", product,
-        bucket.pairs);
+  // The warps hold the block's part of W_hh once: 64 rows of it, or as much of both sides.
+  check(kGridWarps * plan.tiles * plan.slices == kTiles * slices_of(product, plan.width),
+        "fragments", product, bucket.pairs);
+  check(!forward || (plan.tiles % 2 == 0 &&
+                     plan.shares * plan.slices == slices_of(product, plan.width) &&
+                     kGridWarps / plan.shares * plan.tiles == kTiles),
+        "the warps' terms", product, bucket.pairs);
   check(plan.held >= 1 && plan.held <= plan.slices, "held", product, bucket.pairs);
-  check(plan.held * kTiles * 4 < 255, "held in registers", product, bucket.pairs);
-  check(plan.buffer % 16 == 0 && plan.buffer == size_t(kGridColumns) * plan.pitch, "buffer",
-        product, bucket.pairs);
+  check(plan.held * plan.tiles * 4 < 255, "held in registers", product, bucket.pairs);
+  check(plan.cells == kGridUnits * columns && plan.cells <= kGridThreads, "cells", product,
+        bucket.pairs);
+  check(plan.turns >= 1 && plan.turns * columns <= kMostRows, "turns", product, bucket.pairs);
+  check(plan.buffer % 16 == 0 && plan.buffer == size_t(columns) * plan.pitch, "buffer", product,
+        bucket.pairs);
   check(plan.shared <= kMostShared && plan.shared % 16 == 0, "shared", product, bucket.pairs);
+  check(plan.copies == 1 || plan.copies == 2, "copies", product, bucket.pairs);
+  // Who changes copies with the turn owns a cell.
+  check(!forward || plan.copies == 1 || plan.cells == kGridThreads, "copies of idle threads",
+        product, bucket.pairs);
   // A row of h, or of the four gates of a part.
-  const int factors = pass == Pass::forward ? plan.width : 4 * plan.width / kGridParts;
+  const int factors = forward ? plan.width : 4 * plan.width / kGridParts;
   check(plan.pitch >= factors * factor_size(product), "pitch", product, bucket.pairs);
   // A tile of backward is a gate of a part; a part is whole blocks' units.
-  check(slices_of(product, plan.width / kGridParts) == plan.slices &&
-            plan.width / kGridParts % kGridUnits == 0,
+  check(forward || (plan.tiles == kTiles &&
+                    slices_of(product, plan.width / kGridParts) == plan.slices &&
+                    plan.width / kGridParts % kGridUnits == 0),
         "parts", product, bucket.pairs);
   check_banks(product, plan.pitch);
   check_fragments(product, plan.slices);
@@ -58,7 +72,9 @@ void check_plans() {
       check(is_compiled(product, bucket) == (product != Product::ieee), "compiled", product,
             bucket.pairs);
       if (!is_compiled(product, bucket)) continue;
-      for (const Pass pass : {Pass::forward, Pass::backward}) check_plan(product, pass, bucket);
+      check_plan(product, Pass::forward, bucket, kGridColumns);
+      check_plan(product, Pass::forward, bucket, kGridWide);
+      check_plan(product, Pass::backward, bucket, kGridColumns);
     }
 }
 
@@ -67,15 +83,15 @@ void check_places() {
   const Product any = Product::bf16;
   std::set<int> places;
   for (int unit = 0; unit < kGridUnits; ++unit)
-    for (int column = 0; column < kGridColumns; ++column) {
+    for (int column = 0; column < kGridWide; ++column) {
       const int place = grid_place(unit, column);
       places.insert(place);
       check(grid_unit(place) == unit && grid_column(place) == column, "not the place's cell", any,
             place);
     }
-  check(int(places.size()) == kGridCells && *places.begin() == 0 &&
-            *places.rbegin() == kGridCells - 1,
-        "places", any, int64_t(places.size()));
+  const int all = kGridUnits * kGridWide;
+  check(int(places.size()) == all && *places.begin() == 0 && *places.rbegin() == all - 1, "places",
+        any, int64_t(places.size()));
   // Sums come out of mma.sync in rows lane / 4 and columns lane % 4 * 2 of two tiles. 8 lanes write
   // 16 bytes each at once: 8 groups of 4 banks.
   for (int half = 0; half < 2; ++half)
@@ -89,20 +105,20 @@ void check_places() {
 }
 
 // Whether the launches of launch() (grid.cu) take every row once, and each has room.
-bool is_cut_well(int64_t B, int blocks, int D, int multiprocessors) {
+bool is_cut_well(int64_t B, int blocks, int D, int multiprocessors, int columns) {
   for (int64_t row = 0; row < B;) {
-    const GridCut cut = grid_cut(B - row, blocks, D, multiprocessors);
-    if (cut.blocks != blocks) return false;
+    const GridCut cut = grid_cut(B - row, blocks, D, multiprocessors, columns);
+    if (cut.blocks != blocks || cut.columns != columns) return false;
     // A group does not wait for a block that has no multiprocessor.
     if (cut.directions < 1 || D % cut.directions || cut.slices < 1) return false;
     if (cut.blocks * cut.slices * cut.directions > multiprocessors) return false;
-    if (cut.turns < 1 || cut.turns > kMostTurns) return false;
+    if (cut.turns < 1 || cut.turns * columns > kMostRows) return false;
     // Both directions at once where there is room, and turns only where there is none.
     const int groups = multiprocessors / cut.blocks, most = groups / cut.directions;
     if (cut.directions < D && groups >= D) return false;
-    if ((cut.turns - 1) * int64_t(most) * kGridColumns >= B - row) return false;
-    const int64_t of_slice = int64_t(cut.turns) * kGridColumns;
-    const bool full = cut.slices == most && cut.turns == kMostTurns;
+    if ((cut.turns - 1) * int64_t(most) * columns >= B - row) return false;
+    const int64_t of_slice = int64_t(cut.turns) * columns;
+    const bool full = cut.slices == most && cut.turns == kMostRows / columns;
     if (!full && cut.slices * of_slice < B - row) return false;
     for (int slice = 0; slice < cut.slices; ++slice) {
       if (row >= B) return false;  // it has none
@@ -123,11 +139,31 @@ void check_cuts() {
                   blocks);
             continue;
           }
-          if (is_cut_well(B, blocks, D, multiprocessors)) continue;
-          std::printf("cut of B%lld, %d blocks, D%d for %d multiprocessors\n",
-                      static_cast<long long>(B), blocks, D, multiprocessors);
-          ++wrong;
+          for (const int columns : {kGridColumns, kGridWide}) {
+            if (is_cut_well(B, blocks, D, multiprocessors, columns)) continue;
+            std::printf("cut of B%lld, %d blocks, D%d for %d multiprocessors\n",
+                        static_cast<long long>(B), blocks, D, multiprocessors);
+            ++wrong;
+          }
         }
+}
+
+// 16 columns where a group has more than 8 rows, and memory for them: of an H100 always, and of a
+// GPU with 99 KB a block to H = 768 in 16 bits.
+void check_columns() {
+  for (const Product product : kProducts)
+    for (const GridBucket& bucket : kGridBuckets) {
+      if (!is_compiled(product, bucket)) continue;
+      const auto columns = [&](int64_t B, int D, size_t shared) {
+        return grid_columns(product, bucket, B, 64, D, 132, shared);
+      };
+      const bool right = columns(8, 1, kMostShared) == 8 && columns(8, 2, kMostShared) == 8 &&
+                         columns(16, 1, kMostShared) == 8 && columns(9, 2, kMostShared) == 16 &&
+                         columns(17, 1, kMostShared) == 16 && columns(5000, 1, kMostShared) == 16;
+      check(right, "columns", product, bucket.pairs);
+      check(columns(17, 1, 99 << 10) == (bucket.pairs <= 3 ? 16 : 8), "columns with little memory",
+            product, bucket.pairs);
+    }
 }
 
 // Every unit has a block that owns it; backward, whole outputs of all parts have their blocks.
@@ -150,6 +186,7 @@ int main() {
   check_places();
   check_blocks();
   check_cuts();
+  check_columns();
   if (!wrong) std::puts("ok");
   return wrong != 0;
 }

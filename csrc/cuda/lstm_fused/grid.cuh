@@ -13,36 +13,40 @@
 
 namespace lf::cuda {
 
-// A thread's cell in each turn. The second half of a block's threads owns none.
+// A thread's cell in each turn. With 8 columns the second half of a block's threads owns none.
+template <int kTurnColumns>
 struct GridCell {
-  static constexpr int kColumns = kGridColumns, kCells = kGridCells;
-  static __device__ __forceinline__ bool owns_cells() { return threadIdx.x < kGridCells; }
+  static constexpr int kColumns = kTurnColumns, kCells = kGridUnits * kColumns;
+  static __device__ __forceinline__ bool owns_cells() {
+    return kCells == kGridThreads || threadIdx.x < kCells;
+  }
   static __device__ __forceinline__ int unit() {
     return int(blockIdx.x) * kGridUnits + grid_unit(int(threadIdx.x));
   }
   static __device__ __forceinline__ int column() { return grid_column(int(threadIdx.x)); }
 };
-using Slice = SliceOf<GridCell>;
 
 // kBucket: a place in kGridBuckets.
-template <Product kProduct, Pass kPass, int kBucket>
+template <Product kProduct, Pass kPass, int kBucket, int kColumns = kGridColumns>
 struct Group {
   using T = typename Kind<kProduct>::Storage;
   using Factor = typename Kind<kProduct>::Factor;
-  static constexpr GridPlan kPlan = grid_plan(kProduct, kPass, kGridBuckets[kBucket]);
-  using Matrix = Fragments<kProduct, kGridThreads, kPlan.slices, kPlan.held>;
+  using Slice = SliceOf<GridCell<kColumns>>;
+  static constexpr GridPlan kPlan = grid_plan(kProduct, kPass, kGridBuckets[kBucket], kColumns);
+  using Matrix = Fragments<kProduct, kGridThreads, kPlan.slices, kPlan.held, kPlan.tiles>;
 
   static __device__ __forceinline__ int warp() { return int(threadIdx.x) / 32; }
   static __device__ __forceinline__ int lane() { return int(threadIdx.x) % 32; }
 
-  // What blocks hand on comes as 8 rows of pieces of 16 bytes, of which a row has 32 * kPieces and
+  // What blocks hand on comes as rows of pieces of 16 bytes, of which a row has 32 * kRowPieces and
   // a thread kPieces. A warp reads 512 neighbouring bytes at once.
-  static constexpr int kPieces = kPlan.slices / 2;
+  static constexpr int kRowPieces = kGridBuckets[kBucket].pairs;
+  static constexpr int kPieces = kColumns / kGridWarps * kRowPieces;
   static __device__ __forceinline__ int row_of(int piece) {
-    return (piece * kGridWarps + warp()) / kPieces;
+    return (piece * kGridWarps + warp()) / kRowPieces;
   }
   static __device__ __forceinline__ int byte_of(int piece) {
-    return ((piece * kGridWarps + warp()) % kPieces * 32 + lane()) * 16;
+    return ((piece * kGridWarps + warp()) % kRowPieces * 32 + lane()) * 16;
   }
 
   // A word of the thread's unit; in 16 bits of its unit and the next one, whose place is 4 further

@@ -118,6 +118,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
     grid_backward(const __grid_constant__ GridBackward<typename Kind<kProduct>::Storage> p) {
   using Self = Group<kProduct, Pass::backward, kBucket>;
   using T = typename Self::T;
+  using Slice = typename Self::Slice;
   using Gates = PartOfGates<Self>;
   constexpr GridPlan kPlan = Self::kPlan;
   constexpr int kSize = int(sizeof(T)), kUnits = Gates::kUnits;
@@ -133,8 +134,8 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   ptx::Shared shared;
   unsigned char* now_read = shared.take<unsigned char>(int(kPlan.buffer));
   unsigned char* now_written = shared.take<unsigned char>(int(kPlan.buffer));
-  float* const dh_of_all = shared.take<float>(kMostTurns * kGridCells);
-  float* const dc_of_all = shared.take<float>(kMostTurns * kGridCells);
+  float* const dh_of_all = shared.take<float>(kPlan.turns * kGridCells);
+  float* const dc_of_all = shared.take<float>(kPlan.turns * kGridCells);
   typename Self::Matrix w_hh;
   w_hh.load(shared, [&](int tile, int row, int k) {
     const int from = part * kUnits + k, to = output + row;

@@ -78,33 +78,40 @@ struct States {
   }
 };
 
-template <class Cell, Product kProduct, int kBucket>
+template <class Cell, Product kProduct, int kBucket, int kColumns>
 __global__ void __launch_bounds__(kGridThreads, 1)
     grid_forward(const __grid_constant__ GridForward<typename Kind<kProduct>::Storage> p) {
-  using Self = Group<kProduct, Pass::forward, kBucket>;
+  using Self = Group<kProduct, Pass::forward, kBucket, kColumns>;
   using T = typename Self::T;
   using Factor = typename Self::Factor;
+  using Slice = typename Self::Slice;
   constexpr GridPlan kPlan = Self::kPlan;
   const ScanForward<T>& scan = p.scan;
   const Slice slice(scan.sizes, p.share);
   const int H = scan.sizes.H, D = scan.sizes.D, turns = p.share.turns;
-  const int first_term = Self::warp() * (kPlan.width / kGridWarps);
+  // A warp's share of the terms, and the first of its units in the block.
+  constexpr int kUnitsOfWarp = kPlan.tiles / 2 * 8, kCuts = kGridUnits / kUnitsOfWarp;
+  const int term_share = Self::warp() / kCuts, first_unit = Self::warp() % kCuts * kUnitsOfWarp;
+  const int first_term = term_share * (kPlan.width / kPlan.shares);
 
   ptx::Shared shared;
-  unsigned char* const h = shared.take<unsigned char>(int(kPlan.buffer));
-  float4* const sums_of_all = shared.take<float4>(kGridWarps * kGridCells);
-  float* const c_of_all = shared.take<float>(kMostTurns * kGridCells);
+  constexpr int kBuffer = int(kPlan.buffer), kSums = kPlan.shares * kPlan.cells;
+  unsigned char* h_now = shared.take<unsigned char>(kPlan.copies * kBuffer);
+  float4* sums_now = shared.take<float4>(kPlan.copies * kSums);
+  unsigned char* h_next = h_now + (kPlan.copies - 1) * kBuffer;
+  float4* sums_next = sums_now + (kPlan.copies - 1) * kSums;
+  float* const c_of_all = shared.take<float>(kPlan.turns * kPlan.cells);
   typename Self::Matrix w_hh;
   w_hh.load(shared, [&](int tile, int row, int k) {
     const int gate = tile % 2 * 2 + row / 8;
-    const int unit = int(blockIdx.x) * kGridUnits + tile / 2 * 8 + row % 8;
+    const int unit = int(blockIdx.x) * kGridUnits + first_unit + tile / 2 * 8 + row % 8;
     const int term = first_term + k;
     return unit < H && term < H ? scan.w_hh[slice.direction][(gate * H + unit) * H + term] : T(0.f);
   });
 
   for (int turn = 0; Slice::owns_cells() && turn < turns; ++turn)
     c_of_all[Slice::place(turn)] = slice.exists(turn) && scan.c0 ? scan.c0[slice.state(turn)] : 0.f;
-  Self::clear(h);
+  for (int copy = 0; copy < kPlan.copies; ++copy) Self::clear(h_now + copy * kBuffer);
   __syncthreads();
 
   const auto states_at = [&](const StepRows& rows) {
@@ -119,8 +126,25 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   };
 
   const int bytes = int(p.exchange.is_y ? H * sizeof(T) : p.exchange.row);  // of a state
+  // What a turn's rows at a step start from, as factors: rows that go on, and behind them rows that
+  // begin.
+  const auto take_h = [&](const StepRows& rows_before, const StepRows& rows, int turn,
+                          unsigned char* to) {
+    const int going_on = rows_before.count < rows.count ? rows_before.count : rows.count;
+    for (int row = going_on; row < rows.count; ++row) {
+      const int64_t state =
+          slice.direction * scan.sizes.B + slice.first_row + turn * kColumns + row;
+      for (int k = int(threadIdx.x); k < H; k += kGridThreads)
+        reinterpret_cast<Factor*>(to + row * kPlan.pitch)[k] =
+            Kind<kProduct>::factor(scan.h0 ? scan.h0[state * H + k] : T(0.f));
+    }
+    receive<Self::kPieces>(
+        States<Self>{states_at(rows_before), p.exchange.row, bytes, going_on, to});
+  };
+
   StepRows before = slice.step(-1), now = slice.step(0), next = slice.step(1);
   load_input(slice.rows(now, 0));
+  bool is_there = false;  // h of the rows to come
   for (int n = 0; n < slice.steps; ++n) {
     const StepRows later = slice.step(n + 2);
     for (int turn = 0; turn < turns; ++turn) {
@@ -132,34 +156,50 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       const StepRows rows_after = turn + 1 < turns ? slice.rows(now, turn + 1) : StepRows{0, 0};
       load_input(rows_after.count > 0 ? rows_after : slice.rows(next, 0));
 
-      // Rows that go on, and behind them rows that begin.
-      const int going_on = rows_before.count < rows.count ? rows_before.count : rows.count;
-      for (int row = going_on; row < rows.count; ++row) {
-        const int64_t state =
-            slice.direction * scan.sizes.B + slice.first_row + turn * kGridColumns + row;
-        for (int k = int(threadIdx.x); k < H; k += kGridThreads)
-          reinterpret_cast<Factor*>(h + row * kPlan.pitch)[k] =
-              Kind<kProduct>::factor(scan.h0 ? scan.h0[state * H + k] : T(0.f));
+      if (kPlan.copies == 1 || !is_there) {
+        take_h(rows_before, rows, turn, h_now);
+        __syncthreads();
       }
-      receive<Self::kPieces>(
-          States<Self>{states_at(rows_before), p.exchange.row, bytes, going_on, h});
-      __syncthreads();
-
-      Sums<kProduct> sums = {};
-      w_hh.template multiply_add<kPlan.pitch, 0>(h + first_term * int(sizeof(Factor)), sums);
-      share_sums<kProduct>(sums, Self::lane(), [&](int unit, int column) -> float4& {
-        return sums_of_all[Self::warp() * kGridCells + grid_place(unit, column)];
-      });
+      const auto share = [&](const auto& sums, int first_column) {
+        share_sums<kProduct>(sums, Self::lane(), [&](int unit, int column) -> float4& {
+          return sums_now[term_share * kPlan.cells +
+                          grid_place(first_unit + unit, first_column + column)];
+        });
+      };
+      const unsigned char* const factors = h_now + first_term * int(sizeof(Factor));
+      Sums<kProduct, kPlan.tiles> sums = {};
+      if constexpr (kColumns == kGridColumns) {
+        w_hh.template multiply_add<kPlan.pitch, 0>(factors, sums);
+      } else {
+        Sums<kProduct, kPlan.tiles> of_next_eight = {};
+        w_hh.template multiply_add<kPlan.pitch, 0>(factors, sums, of_next_eight);
+        share(of_next_eight, 8);
+      }
+      share(sums, 0);
+      if constexpr (kPlan.copies == 2) {
+        // Not of the turn itself: it would wait for what it has still to hand on.
+        is_there = turn > 0 || rows_after.count > 0;
+        if (rows_after.count > 0)
+          take_h(slice.rows(before, turn + 1), rows_after, turn + 1, h_next);
+        else if (is_there)
+          take_h(slice.rows(now, 0), slice.rows(next, 0), 0, h_next);
+      }
       __syncthreads();
 
       if (!Slice::owns_cells()) continue;
 #pragma unroll
-      for (int w = 0; w < kGridWarps; ++w) {  // always in this order
-        const float4 part = sums_of_all[w * kGridCells + int(threadIdx.x)];
+      for (int w = 0; w < kPlan.shares; ++w) {  // always in this order
+        const float4 part = sums_now[w * kPlan.cells + int(threadIdx.x)];
         gate[0] = gate[0] + part.x;
         gate[1] = gate[1] + part.y;
         gate[2] = gate[2] + part.z;
         gate[3] = gate[3] + part.w;
+      }
+      if constexpr (kPlan.copies == 2) {
+        unsigned char* const h_read = h_now;
+        h_now = h_next, h_next = h_read;
+        float4* const sums_read = sums_now;
+        sums_now = sums_next, sums_next = sums_read;
       }
       const bool active = slice.active(rows);
       Value c = c_of_all[Slice::place(turn)];

@@ -2,7 +2,7 @@
 // without a GPU (tests/csrc/grid_plan_check.cpp).
 //
 // A group of blocks holds W_hh of one direction, 16 hidden units a block, and runs a slice of the
-// batch, 8 rows at a time. Groups never wait for each other.
+// batch, 8 or forward also 16 rows at a time. Groups never wait for each other.
 #pragma once
 
 #include "cuda/lstm_fused/product_plan.h"
@@ -10,14 +10,12 @@
 namespace lf::cuda {
 
 constexpr int kGridUnits = 16;  // of a block
-// Forward, a block's warps share the terms of its sums, not its units: each warp then reads an
-// eighth of h and no more, and the eighths are added up at the end.
 constexpr int kGridWarps = 8, kGridThreads = 32 * kGridWarps;
-constexpr int kGridColumns = 8;  // batch rows at a time
-constexpr int kGridCells = kGridUnits * kGridColumns;
-// Groups of 8 rows that a group of blocks runs one after the other: while one waits for its h, the
-// others multiply. More rows than that go into another launch.
-constexpr int kMostTurns = 14;
+// Batch rows at a time, in the widest of which every thread owns a cell.
+constexpr int kGridColumns = 8, kGridWide = 16;
+// Rows of a group of blocks, in turns that it runs one after the other: while one waits for its h,
+// the others multiply. More rows than that go into another launch.
+constexpr int kMostRows = 112;
 
 // Widths of W_hh that kernels are compiled for, in pairs of fragments a tile and warp (a pair of
 // eight warps: 256 factors in 16 bits, 128 in TF32), and how many fragments registers hold, forward
@@ -31,33 +29,50 @@ constexpr GridBucket kGridBuckets[] = {
     {6, {10, 8}, {10, 8}}, {8, {10, 8}, {9, 8}}, {9, {10, 8}, {10, 7}},
 };
 
-// Forward, a block holds its units' rows of W_hh, and a warp an eighth of their terms. Backward,
-// W_hh is cut in both directions: a block holds what an eighth of the gates, four times width / 8
-// of them, sends to 128 units, and a warp all terms of 16 of these.
+// Forward, a block holds its units' rows of W_hh, and its warps share their terms: with 8 columns
+// each warp has an eighth of them, so that it reads an eighth of h and no more; with 16 a quarter,
+// for half of the units, so that it has no more sums to keep. Backward, W_hh is cut in both
+// directions: a block holds what an eighth of the gates, four times width / 8 of them, sends to 128
+// units, and a warp all terms of 16 of these.
 constexpr int kGridParts = 8;
 constexpr int kGridOutputs = kGridParts * kGridUnits;
 
 struct GridPlan {
   int width;      // H rounded up
-  int slices;     // fragments of a tile and warp
+  int shares;     // forward, into so many the terms are cut
+  int tiles;      // of a warp
+  int slices;     // fragments of a tile
   int held;       // of them in registers
+  int turns;      // at most
+  int cells;      // that a block owns in a turn
   int pitch;      // from one row of factors to the next, bytes
-  size_t buffer;  // bytes: the factors of 8 rows
+  size_t buffer;  // bytes: the factors of a turn's rows
+  int copies;     // of it; forward of the sums, too
   size_t shared;  // bytes of shared memory, as the kernels take it
 };
 
-constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucket) {
+constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucket,
+                             int columns = kGridColumns) {
   GridPlan plan{};
-  plan.slices = 2 * bucket.pairs;
-  plan.held = (product == Product::tf32 ? bucket.tf32 : bucket.half)[int(pass)];
-  plan.width = kGridWarps * plan.slices * kFragmentBytes / factor_size(product);
-  plan.pitch = pitch(product, pass == Pass::forward ? plan.width : plan.width / kGridParts * 4);
-  plan.buffer = size_t(kGridColumns) * plan.pitch;
-  // Forward the sums of all warps and c; backward a second buffer, and dc and dh.
-  const size_t of_cells = pass == Pass::forward ? kGridWarps * 4 + kMostTurns : 2 * kMostTurns;
-  plan.shared = (pass == Pass::forward ? 1 : 2) * plan.buffer +
-                of_cells * kGridCells * sizeof(float) +
-                rest_bytes(plan.slices, plan.held, kGridThreads);
+  const bool forward = pass == Pass::forward;
+  const int wide = columns / kGridColumns;
+  plan.width = kGridWarps * 2 * bucket.pairs * kFragmentBytes / factor_size(product);
+  plan.shares = kGridWarps / wide;
+  plan.tiles = kTiles / wide;
+  plan.slices = 2 * bucket.pairs * wide;
+  plan.held = (product == Product::tf32 ? bucket.tf32 : bucket.half)[int(pass)] * wide;
+  plan.turns = kMostRows / columns;
+  plan.cells = kGridUnits * columns;
+  plan.pitch = pitch(product, forward ? plan.width : plan.width / kGridParts * 4);
+  plan.buffer = size_t(columns) * plan.pitch;
+  // Forward c; backward dc and dh.
+  const size_t fixed = (forward ? 1 : 2) * plan.turns * plan.cells * sizeof(float) +
+                       rest_bytes(plan.slices, plan.held, kGridThreads, plan.tiles);
+  const size_t copy = plan.buffer + (forward ? plan.shares * plan.cells * 4 * sizeof(float) : 0);
+  // Forward with 16 columns, where there is memory for it, h of the next turn comes in while the
+  // sums of this one are added up.
+  plan.copies = !forward || (wide > 1 && fixed + 2 * copy <= kMostShared) ? 2 : 1;
+  plan.shared = fixed + plan.copies * copy;
   return plan;
 }
 
@@ -84,35 +99,50 @@ constexpr int grid_blocks(Pass pass, long long H) {
                                : int((H + kGridOutputs - 1) / kGridOutputs * kGridParts);
 }
 
-// A sum of a block, and so a cell, has a place among its kGridCells. By this one the float4 that a
-// quarter of a warp writes at once, 8 sums that come out of mma.sync, fall into different banks.
+// A sum of a block, and so a cell, has a place among those of a turn, 128 for every 8 columns. By
+// this one the float4 that a quarter of a warp writes at once, 8 sums that come out of mma.sync,
+// fall into different banks.
+constexpr int kGridCells = kGridUnits * kGridColumns;
 constexpr LF_FN int grid_place(int unit, int column) {
-  return column % 2 * (kGridCells / 2) + unit * 4 + column / 2;
+  return column / 8 * kGridCells + column % 2 * (kGridCells / 2) + unit * 4 + column % 8 / 2;
 }
 constexpr LF_FN int grid_unit(int place) { return place % (kGridCells / 2) / 4; }
-constexpr LF_FN int grid_column(int place) { return place % 4 * 2 + place / (kGridCells / 2); }
+constexpr LF_FN int grid_column(int place) {
+  return place / kGridCells * 8 + place % 4 * 2 + place % kGridCells / (kGridCells / 2);
+}
 
 // How B rows of D directions are cut: a launch has `directions`, `slices` of each, and a slice has
-// `turns` groups of 8 rows.
+// `turns` of so many columns.
 struct GridCut {
+  int columns;
   int blocks;      // of a group
   int directions;  // at once: 2 where there is room for a group of each
   int slices;
   int turns;
 };
-constexpr GridCut grid_cut(long long B, int blocks, int D, int multiprocessors) {
+constexpr GridCut grid_cut(long long B, int blocks, int D, int multiprocessors,
+                           int columns = kGridColumns) {
   GridCut cut{};
+  cut.columns = columns;
   cut.blocks = blocks;
   const int groups = multiprocessors / cut.blocks;
   if (groups == 0) return cut;  // no room for one
   cut.directions = D < groups ? D : groups;
   const int most = groups / cut.directions;
-  const long long eights = (B + kGridColumns - 1) / kGridColumns;
-  const long long turns = (eights + most - 1) / most;
-  cut.turns = int(turns < kMostTurns ? turns : kMostTurns);
-  const long long slices = (eights + cut.turns - 1) / cut.turns;
+  const long long pieces = (B + columns - 1) / columns;
+  const long long turns = (pieces + most - 1) / most;
+  cut.turns = int(turns < kMostRows / columns ? turns : kMostRows / columns);
+  const long long slices = (pieces + cut.turns - 1) / cut.turns;
   cut.slices = int(slices < most ? slices : most);
   return cut;
+}
+
+// Columns that forward runs at a time, with at most `shared` bytes a block: 16 where a group has
+// more than 8 rows.
+constexpr int grid_columns(Product product, const GridBucket& bucket, long long B, int blocks,
+                           int D, int multiprocessors, size_t shared) {
+  const bool fits = grid_plan(product, Pass::forward, bucket, kGridWide).shared <= shared;
+  return fits && grid_cut(B, blocks, D, multiprocessors).turns > 1 ? kGridWide : kGridColumns;
 }
 
 }  // namespace lf::cuda

@@ -85,12 +85,13 @@ struct SliceOf {
   }
 };
 
-// Hands over what a warp has of the sums of 16 units' gates, for the threads that own the cells:
-// the four gates of a cell go to at(unit of the 16, column).
-template <Product kProduct, class At>
-__device__ __forceinline__ void share_sums(const Sums<kProduct>& sums, int lane, At at) {
+// Hands over what a warp has of its units' sums, 8 for every two tiles, for the threads that own
+// the cells: the four gates of a cell go to at(unit, column).
+template <Product kProduct, int kWarpTiles, class At>
+__device__ __forceinline__ void share_sums(const float (&sums)[kWarpTiles][2][kOwn<kProduct>],
+                                           int lane, At at) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half)
+  for (int half = 0; half < kWarpTiles / 2; ++half)
 #pragma unroll
     for (int own = 0; own < kOwn<kProduct>; ++own)
       at(lane / 4 + half * 8, lane % 4 * kOwn<kProduct> + own) = {

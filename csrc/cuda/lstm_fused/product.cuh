@@ -103,13 +103,14 @@ class Fragments {
   }
 
   // Adds the products to the sums. The columns of tile t are rows of factors, kPitch bytes apart,
-  // from columns + t * kSlab on.
-  template <int kPitch, int kSlab>
-  __device__ __forceinline__ void multiply_add(const unsigned char* columns, Sums& sums) const {
+  // from columns + t * kSlab on. With mma.sync, more sums are of as many columns more each.
+  template <int kPitch, int kSlab, class... MoreSums>
+  __device__ __forceinline__ void multiply_add(const unsigned char* columns, Sums& sums,
+                                               MoreSums&... more) const {
     if constexpr (kProduct == Product::ieee)
-      multiply_plainly<kPitch, kSlab>(columns, sums);
+      multiply_plainly<kPitch, kSlab>(columns, sums, more...);
     else
-      multiply_by_mma<kPitch, kSlab>(columns, sums);
+      multiply_by_mma<kPitch, kSlab>(columns, {&sums, &more...});
   }
 
  private:
@@ -146,34 +147,46 @@ class Fragments {
     }
   }
 
-  template <int kPitch, int kSlab>
-  __device__ __forceinline__ void multiply_by_mma(const unsigned char* columns, Sums& sums) const {
+  template <int kPitch, int kSlab, int kEights>
+  __device__ __forceinline__ void multiply_by_mma(const unsigned char* columns,
+                                                  Sums* const (&sums)[kEights]) const {
     static_assert(kSlices % 2 == 0);
     // Lane l names row l % 8, 16-byte piece l / 8: the fragments of two slices.
     columns += threadIdx.x % 8 * kPitch + threadIdx.x % 32 / 8 * 16;
-    float d[kWarpTiles][4];
+    float d[kEights][kWarpTiles][4];
 #pragma unroll
-    for (int tile = 0; tile < kWarpTiles; ++tile)
+    for (int eight = 0; eight < kEights; ++eight)
 #pragma unroll
-      for (int k = 0; k < 4; ++k) d[tile][k] = sums[tile][k / 2][k % 2];
+      for (int tile = 0; tile < kWarpTiles; ++tile)
+#pragma unroll
+        for (int k = 0; k < 4; ++k) d[eight][tile][k] = (*sums[eight])[tile][k / 2][k % 2];
 #pragma unroll
     for (int slice = 0; slice < kSlices; slice += 2) {
-      uint32_t b[4];
+      uint32_t b[kEights][4];
 #pragma unroll
       for (int tile = 0; tile < kWarpTiles; ++tile) {
         if (tile == 0 || kSlab)
-          ptx::load_matrix(b, columns + tile * kSlab + slice * kFragmentBytes);
-        uint32_t a[4];
-        fragment(a, tile, slice);
-        Kind<kProduct>::multiply(d[tile], a, {b[0], b[1]});
-        fragment(a, tile, slice + 1);
-        Kind<kProduct>::multiply(d[tile], a, {b[2], b[3]});
+#pragma unroll
+          for (int eight = 0; eight < kEights; ++eight)
+            ptx::load_matrix(b[eight], columns + eight * kColumns * kPitch + tile * kSlab +
+                                           slice * kFragmentBytes);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          uint32_t a[4];
+          fragment(a, tile, slice + half);
+#pragma unroll
+          for (int eight = 0; eight < kEights; ++eight)
+            Kind<kProduct>::multiply(d[eight][tile], a,
+                                     {b[eight][2 * half], b[eight][2 * half + 1]});
+        }
       }
     }
 #pragma unroll
-    for (int tile = 0; tile < kWarpTiles; ++tile)
+    for (int eight = 0; eight < kEights; ++eight)
 #pragma unroll
-      for (int k = 0; k < 4; ++k) sums[tile][k / 2][k % 2] = d[tile][k];
+      for (int tile = 0; tile < kWarpTiles; ++tile)
+#pragma unroll
+        for (int k = 0; k < 4; ++k) (*sums[eight])[tile][k / 2][k % 2] = d[eight][tile][k];
   }
 
   template <int kPitch, int kSlab>
