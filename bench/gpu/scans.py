@@ -81,8 +81,13 @@ NOTHING_COMES = [
 NO_PRODUCTS = [
     Edit(
         "grid_forward.cuh",
-        "w_hh.template multiply_add<kPlan.pitch, 0>(h + first_term * int(sizeof(Factor)), sums);",
-        "(void)first_term;",
+        "w_hh.template multiply_add<kPlan.pitch, 0>(factors, sums);",
+        "(void)factors;",
+    ),
+    Edit(
+        "grid_forward.cuh",
+        "w_hh.template multiply_add<kPlan.pitch, 0>(factors, sums, of_next_eight);",
+        "(void)factors;",
     ),
     Edit(
         "grid_backward.cuh",

@@ -38,9 +38,9 @@ void check_plan(Product product, Pass pass, const GridBucket& bucket, int column
   // The warps hold the block's part of W_hh once: 64 rows of it, or as much of both sides.
   check(kGridWarps * plan.tiles * plan.slices == kTiles * slices_of(product, plan.width),
         "fragments", product, bucket.pairs);
-  check(!forward || (plan.tiles % 2 == 0 &&
-                     plan.shares * plan.slices == slices_of(product, plan.width) &&
-                     kGridWarps / plan.shares * plan.tiles == kTiles),
+  check(!forward ||
+            (plan.tiles % 2 == 0 && plan.shares * plan.slices == slices_of(product, plan.width) &&
+             kGridWarps / plan.shares * plan.tiles == kTiles),
         "the warps' terms", product, bucket.pairs);
   check(plan.held >= 1 && plan.held <= plan.slices, "held", product, bucket.pairs);
   check(plan.held * plan.tiles * 4 < 255, "held in registers", product, bucket.pairs);
@@ -58,9 +58,9 @@ void check_plan(Product product, Pass pass, const GridBucket& bucket, int column
   const int factors = forward ? plan.width : 4 * plan.width / kGridParts;
   check(plan.pitch >= factors * factor_size(product), "pitch", product, bucket.pairs);
   // A tile of backward is a gate of a part; a part is whole blocks' units.
-  check(forward || (plan.tiles == kTiles &&
-                    slices_of(product, plan.width / kGridParts) == plan.slices &&
-                    plan.width / kGridParts % kGridUnits == 0),
+  check(forward ||
+            (plan.tiles == kTiles && slices_of(product, plan.width / kGridParts) == plan.slices &&
+             plan.width / kGridParts % kGridUnits == 0),
         "parts", product, bucket.pairs);
   check_banks(product, plan.pitch);
   check_fragments(product, plan.slices);

@@ -7,14 +7,21 @@ from tests.simt.mutation import Mutant
 DRIVER, GROUP, FORWARD = "grid.cu", "lstm_fused/grid.cuh", "lstm_fused/grid_forward.cuh"
 SLICE = "lstm_fused/group.cuh"
 PLAN, STEPS = "lstm_fused/grid_plan.h", "lstm_fused/steps.cuh"
+PRODUCT = "lstm_fused/product.cuh"
 
 MUTANTS = {
     # Barriers and what they protect.
     "no barrier before the first h": Mutant(
-        FORWARD, "  Self::clear(h);\n  __syncthreads();\n", "  Self::clear(h);\n", "thread"
+        FORWARD,
+        "Self::clear(h_now + copy * kBuffer);\n  __syncthreads();\n",
+        "Self::clear(h_now + copy * kBuffer);\n",
+        "thread",
     ),
     "no barrier behind h": Mutant(
-        FORWARD, "      __syncthreads();\n\n      Sums", "\n      Sums", "thread"
+        FORWARD,
+        "take_h(rows_before, rows, turn, h_now);\n        __syncthreads();",
+        "take_h(rows_before, rows, turn, h_now);",
+        "thread",
     ),
     "a barrier of the warp behind the sums": Mutant(
         FORWARD,
@@ -29,8 +36,8 @@ MUTANTS = {
     ),
     "sums are handed over where the next ones are": Mutant(
         FORWARD,
-        "sums_of_all[Self::warp() * kGridCells + grid_place",
-        "sums_of_all[Self::warp() / 2 * kGridCells + grid_place",
+        "return sums_now[term_share * kPlan.cells +",
+        "return sums_now[term_share / 2 * kPlan.cells +",
         "thread",
     ),
     # What blocks hand to each other.
@@ -50,9 +57,34 @@ MUTANTS = {
     "factors are not rounded": Mutant(
         GROUP, "return uint32_t(Kind<kProduct>::factor(x));", "return word;"
     ),
+    # Sixteen rows at a time.
+    "h is taken ahead over the one that is read": Mutant(
+        FORWARD, "h_now + (kPlan.copies - 1) * kBuffer;", "h_now;", "thread"
+    ),
+    "sums are handed over while others are read": Mutant(
+        FORWARD, "sums_now + (kPlan.copies - 1) * kSums;", "sums_now;", "thread"
+    ),
+    "a turn waits for itself": Mutant(FORWARD, "turn > 0 || same_step;", "true;"),
+    "h of the turn before": Mutant(
+        FORWARD, "slice.rows(before, turn + 1)", "slice.rows(before, turn)"
+    ),
+    "the first eight rows twice": Mutant(
+        PRODUCT, "columns + eight * kColumns * kPitch + tile", "columns + tile"
+    ),
+    "sums of the first eight rows twice": Mutant(
+        FORWARD, "share(of_next_eight, 8);", "share(sums, 8);"
+    ),
+    "all warps have the first units": Mutant(
+        FORWARD, "first_unit = Self::warp() % kCuts * kUnitsOfWarp;", "first_unit = 0;"
+    ),
+    "steps of slices of eight rows": Mutant(
+        DRIVER, "(p, context, columns);", "(p, context, kGridColumns);"
+    ),
     # Which number stands where.
     "pieces of another row": Mutant(
-        FORWARD, "from + Self::row_of(piece) * stride", "from + (Self::row_of(piece) ^ 1) * stride"
+        FORWARD,
+        "from(states + Self::first_row() * stride",
+        "from(states + (Self::first_row() ^ 1) * stride",
     ),
     "the first pieces only": Mutant(
         GROUP,
@@ -63,24 +95,30 @@ MUTANTS = {
         GROUP, "return first + k < kPieces && source", "return first + k < kPieces - 1 && source"
     ),
     "sums of seven warps": Mutant(
-        FORWARD, "for (int w = 0; w < kGridWarps; ++w)", "for (int w = 0; w < kGridWarps - 1; ++w)"
+        FORWARD,
+        "for (int w = 0; w < kPlan.shares; ++w)",
+        "for (int w = 0; w < kPlan.shares - 1; ++w)",
     ),
     "swapped gates": Mutant(FORWARD, "tile % 2 * 2 + row / 8", "tile % 2 * 2 + 1 - row / 8"),
     "units of the first block": Mutant(
         FORWARD,
-        "const int unit = int(blockIdx.x) * kGridUnits + tile / 2",
-        "const int unit = tile / 2",
+        "const int unit = int(blockIdx.x) * kGridUnits + first_unit",
+        "const int unit = first_unit",
     ),
     # Shared memory.
     "c of one turn too few": Mutant(
-        PLAN, "kGridWarps * 4 + kMostTurns :", "kGridWarps * 4 + kMostTurns - 1 :"
+        PLAN, "(forward ? 1 : 2) * plan.turns", "(forward ? plan.turns - 1 : 2 * plan.turns)"
     ),
     "fragments not held have no memory": Mutant(
         PLAN,
-        "rest_bytes(plan.slices, plan.held, kGridThreads)",
-        "rest_bytes(plan.slices, plan.held + 1, kGridThreads)",
+        "rest_bytes(plan.slices, plan.held, kGridThreads, plan.tiles)",
+        "rest_bytes(plan.slices, plan.held + 1, kGridThreads, plan.tiles)",
     ),
-    "h past the hidden size is not zero": Mutant(FORWARD, "  Self::clear(h);\n", ""),
+    "h past the hidden size is not zero": Mutant(
+        FORWARD,
+        "  for (int copy = 0; copy < kPlan.copies; ++copy) Self::clear(h_now + copy * kBuffer);\n",
+        "",
+    ),
     # Bounds.
     "a term too many": Mutant(FORWARD, "unit < H && term < H ?", "unit < H && term <= H ?"),
     "a row too many": Mutant(
@@ -92,7 +130,7 @@ MUTANTS = {
         FORWARD, "rows.count && byte < bytes &&", "rows.count && slice.unit < H &&"
     ),
     "states past a row's end are awaited": Mutant(
-        FORWARD, "Self::byte_of(piece) < bytes;", "Self::byte_of(piece) <= bytes;"
+        FORWARD, "Self::bytes_on(piece) < bytes;", "Self::bytes_on(piece) <= bytes;"
     ),
     "blocks wait for one that has no room": Mutant(
         PLAN, "cut.directions = D < groups ? D : groups;", "cut.directions = D;"
@@ -131,7 +169,7 @@ MUTANTS = {
     ),
     "h0 only of the first rows": Mutant(
         FORWARD,
-        "slice.first_row + turn * kGridColumns + row;",
+        "slice.first_row + turn * kColumns + row;",
         "slice.first_row + row;",
     ),
     "h0 of rows that go on": Mutant(

@@ -67,8 +67,8 @@ MUTANTS = {
     ),
     "a part has no last units": Mutant(
         BACKWARD,
-        "row_of(piece) < rows && unit < units;",
-        "row_of(piece) < rows && unit < units - 1;",
+        "rows_on(piece) < rows && unit < units;",
+        "rows_on(piece) < rows && unit < units - 1;",
     ),
     "rows of gradients": Mutant(
         BACKWARD,
@@ -90,7 +90,9 @@ MUTANTS = {
     "factors past H are not zero": Mutant(
         BACKWARD, "  Self::clear(now_read);\n  Self::clear(now_written);\n", ""
     ),
-    "dh and dc of a turn too few": Mutant(PLAN, ": 2 * kMostTurns;", ": 2 * kMostTurns - 1;"),
+    "dh and dc of a turn too few": Mutant(
+        PLAN, "(forward ? 1 : 2) * plan.turns", "(forward ? plan.turns : 2 * plan.turns - 1)"
+    ),
     # Steps, rows, turns.
     "the step before has not sent anything": Mutant(
         BACKWARD, "after = now, now = slice.step(n - 1);", "now = slice.step(n - 1);"

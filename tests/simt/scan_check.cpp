@@ -199,6 +199,9 @@ int main(int argc, char** argv) {
       check_on.operator()<Tf32>(20, 4, 130, Size::brief);
       check_on.operator()<__nv_bfloat16>(8, 2, 70, Size::many);
       check_on.operator()<Tf32>(17, 4, 17, Size::many);
+      // Three turns of 16 rows, which end and begin at different steps.
+      check_on.operator()<__nv_bfloat16>(8, 2, 120, Size::turns);
+      check_on.operator()<Tf32>(9, 4, 126, Size::turns);
     }
     if (!std::strcmp(variant->name, "simt.cluster")) {
       // Turns, on a GPU that has room for one or two clusters; a bucket whose blocks have more than
@@ -217,6 +220,8 @@ int main(int argc, char** argv) {
       check_on.operator()<__nv_bfloat16>(132, 2, 257, Size::brief);
       check_on.operator()<Tf32>(132, 4, 258, Size::brief);
       check_on.operator()<__half>(80, 3, 1025, Size::brief);
+      if (!std::strcmp(variant->name, "simt.grid"))  // one copy of 16 rows
+        check_on.operator()<__nv_bfloat16>(104, 2, 1550, Size::brief);
       if (!std::strcmp(variant->name, "simt.cluster")) {  // and those of its own
         check.operator()<__nv_bfloat16>(2, 512, Size::brief);
         check.operator()<Tf32>(4, 390, Size::brief);

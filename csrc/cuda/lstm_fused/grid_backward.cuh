@@ -67,27 +67,36 @@ struct PartOfGates {
   static constexpr int kUnits = Self::kPlan.width / kGridParts;
   static constexpr int kSize = int(sizeof(typename Self::T));
 
-  const uint32_t* from;
-  int units;  // of the part that exist
+  static constexpr int kRowWords = 4 * kUnits * kSize / 4 * 2;
+
+  const uint32_t* from;  // from here on: of the thread's first piece
+  int units;             // of the part that exist
   int rows;
   uint32_t tag;
   unsigned char* to;
 
+  __device__ __forceinline__ PartOfGates(const uint32_t* gates, int units, int rows, uint32_t tag,
+                                         unsigned char* factors)
+      : from(gates + Self::first_row() * kRowWords + Self::first_byte() / 4),
+        units(units),
+        rows(rows - Self::first_row()),
+        tag(tag),
+        to(factors + Self::first_row() * Self::kPlan.pitch + Self::first_byte() / 2) {}
+
   __device__ __forceinline__ bool wanted(int piece) const {
-    const int unit = Self::byte_of(piece) / (2 * kSize) % kUnits;
-    return Self::row_of(piece) < rows && unit < units;
+    const int unit = (Self::first_byte() + Self::bytes_on(piece)) / (2 * kSize) % kUnits;
+    return Self::rows_on(piece) < rows && unit < units;
   }
   __device__ __forceinline__ void poll(int piece, uint32_t (&words)[4]) const {
-    const int row = Self::row_of(piece) * (4 * kUnits * kSize / 4 * 2);
-    poll_pairs(words, from + row + Self::byte_of(piece) / 4);
+    poll_pairs(words, from + Self::rows_on(piece) * kRowWords + Self::bytes_on(piece) / 4);
   }
   __device__ __forceinline__ bool is_there(int, const uint32_t (&words)[4]) const {
     return words[2] == tag && words[3] == tag;
   }
   __device__ __forceinline__ void take(int piece, const uint32_t (&words)[4]) const {
-    unsigned char* const row = to + Self::row_of(piece) * Self::kPlan.pitch;
-    *reinterpret_cast<uint2*>(row + Self::byte_of(piece) / 2) = {Self::factors(words[0]),
-                                                                 Self::factors(words[1])};
+    unsigned char* const row = to + Self::rows_on(piece) * Self::kPlan.pitch;
+    *reinterpret_cast<uint2*>(row + Self::bytes_on(piece) / 2) = {Self::factors(words[0]),
+                                                                  Self::factors(words[1])};
   }
 };
 

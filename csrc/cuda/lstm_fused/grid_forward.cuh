@@ -1,12 +1,13 @@
 // cuda.grid, forward: the whole sequence in a group of blocks that hold W_hh between them.
 //
-//   registers   16 units' rows of W_hh as fragments, a warp the terms of its eighth of h
+//   registers   16 units' rows of W_hh as fragments, a warp the terms of its eighth of h, or for 8
+//               of the units of its quarter
 //               the input of the next step or rows, on its way
-//   shared      h of 8 rows as factors; the sums of all warps; c of the cells that the block owns;
-//               the fragments that registers do not hold
+//   shared      h of 8 or 16 rows as factors; the sums of all warps; c of the cells that the block
+//               owns; the fragments that registers do not hold
 //   L2          h, from block to block
 //   waits       for the words of h that the other blocks of the group hand on; two __syncthreads
-//               for 8 rows: h is there, and the sums are
+//               for 8 or 16 rows: h is there, and the sums are; where turns follow each other, one
 //
 // The memory that h is handed on in is filled with kAbsent before the launch, and every step has
 // words of its own: who finds a word that is not kAbsent has the states, and nothing is ever reset.
@@ -14,15 +15,24 @@
 // Why one copy of h is enough: a step's last read of it comes before the barrier behind the sums,
 // the next write after. And of the sums: they are read before the barrier behind the next h.
 //
+// With 16 rows at a time there are two copies of both, where shared memory holds them, and h of the
+// next turn is taken between the products of this one and the barrier behind its sums: this turn's
+// cells and the next turn's products have no barrier between them. Who writes a copy of h, or of
+// the sums, has come through the barrier before, to which everybody came after reading it. Nobody
+// waits for himself: h of the next turn was handed on behind the barrier of the turn before this
+// one, or earlier, as it is never this turn's own.
+//
 // Refuses projections, fp64, IEEE float32, H over grid_plan.h's, and H over 128 for every 8
 // multiprocessors, which backward needs.
 //
 // Bound at H = 1024 in bf16, 8 rows: the trip through L2, 0.65 to 0.7 us; 16 KB of h into the
 // multiprocessor, 0.15, into shared memory and out again, 0.15; the products, 0.24; the sums of 8
 // warps through shared memory, 0.15; the cell, 0.1: some 1.45 us a step. With more rows the trip of
-// some hides behind the products of others, but for the load that finds them there: some 0.9 us for
-// every 8. Beyond H = 1024 come rounds of loads, each 0.2 us, and 16 KB of fragments from shared
-// memory, 0.07 us, for each that registers do not hold, again for every 8 rows.
+// some hides behind the products of others, but for the loads that find them there. 16 rows: the
+// products, 0.48; h in, 0.3, as two rounds of loads; into shared memory, 0.15; sums, 0.15; the
+// cells of all threads at once, 0.15: some 1.1 us, where twice 8 rows would be 1.8, as every wait
+// and every latency is there once. Beyond H = 1024 come rounds of loads, each 0.2 us, and 16 KB of
+// fragments from shared memory, 0.07 us, for each that registers do not hold, again for every turn.
 //
 // Not known: whether y, filled before the launch, is still in L2 when its words are asked for. From
 // device memory the first look at a step's words would take some 0.3 us more.
@@ -52,27 +62,35 @@ struct GridForward {
   Exchange exchange;
 };
 
-// The states of the first `rows` of 8 rows, from `from` on, into `to` as factors.
+// The first `rows` states, `stride` bytes apart, from `from` on, into `to` as factors.
 template <class Self>
 struct States {
-  const unsigned char* from;
+  const unsigned char* from;  // from here on: of the thread's first piece
   int64_t stride;
-  int bytes;  // of a state
+  int bytes;
   int rows;
   unsigned char* to;
 
+  __device__ __forceinline__ States(const unsigned char* states, int64_t stride, int bytes,
+                                    int rows, unsigned char* factors)
+      : from(states + Self::first_row() * stride + Self::first_byte()),
+        stride(stride),
+        bytes(bytes - Self::first_byte()),
+        rows(rows - Self::first_row()),
+        to(factors + Self::first_row() * Self::kPlan.pitch + Self::first_byte()) {}
+
   __device__ __forceinline__ bool wanted(int piece) const {
-    return Self::row_of(piece) < rows && Self::byte_of(piece) < bytes;
+    return Self::rows_on(piece) < rows && Self::bytes_on(piece) < bytes;
   }
   __device__ __forceinline__ void poll(int piece, uint32_t (&words)[4]) const {
-    const unsigned char* const at = from + Self::row_of(piece) * stride + Self::byte_of(piece);
+    const unsigned char* const at = from + Self::rows_on(piece) * stride + Self::bytes_on(piece);
     ptx::poll_words(words, reinterpret_cast<const uint32_t*>(at));
   }
   __device__ __forceinline__ bool is_there(int, const uint32_t (&words)[4]) const {
     return words[0] != kAbsent && words[1] != kAbsent && words[2] != kAbsent && words[3] != kAbsent;
   }
   __device__ __forceinline__ void take(int piece, const uint32_t (&words)[4]) const {
-    unsigned char* const at = to + Self::row_of(piece) * Self::kPlan.pitch + Self::byte_of(piece);
+    unsigned char* const at = to + Self::rows_on(piece) * Self::kPlan.pitch + Self::bytes_on(piece);
     *reinterpret_cast<uint4*>(at) = {Self::factors(words[0]), Self::factors(words[1]),
                                      Self::factors(words[2]), Self::factors(words[3])};
   }
@@ -178,11 +196,11 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       share(sums, 0);
       if constexpr (kPlan.copies == 2) {
         // Not of the turn itself: it would wait for what it has still to hand on.
-        is_there = turn > 0 || rows_after.count > 0;
-        if (rows_after.count > 0)
-          take_h(slice.rows(before, turn + 1), rows_after, turn + 1, h_next);
-        else if (is_there)
-          take_h(slice.rows(now, 0), slice.rows(next, 0), 0, h_next);
+        const bool same_step = rows_after.count > 0;
+        is_there = turn > 0 || same_step;
+        if (is_there)
+          take_h(same_step ? slice.rows(before, turn + 1) : slice.rows(now, 0),
+                 same_step ? rows_after : slice.rows(next, 0), same_step ? turn + 1 : 0, h_next);
       }
       __syncthreads();
 
