@@ -115,4 +115,16 @@ constexpr GridCut grid_cut(long long B, int blocks, int D, int multiprocessors) 
   return cut;
 }
 
+// Calls launch(first_row, first_direction, cut) for all launches that a layer takes, one after the
+// other; for none where there is no room.
+template <class Launch>
+void for_grid_launches(long long B, int blocks, int D, int multiprocessors, const Launch& launch) {
+  GridCut cut{};
+  for (long long row = 0; row < B; row += 1LL * cut.slices * cut.turns * kGridColumns) {
+    cut = grid_cut(B - row, blocks, D, multiprocessors);
+    if (!cut.slices) return;
+    for (int direction = 0; direction < D; direction += cut.directions) launch(row, direction, cut);
+  }
+}
+
 }  // namespace lf::cuda
