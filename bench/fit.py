@@ -27,10 +27,10 @@ from lstm_fused.costs import TERMS, Costs, Work
 
 Table = Mapping[str, Costs]
 
-# Each number is drawn to the one that stands in the table as if a measurement of a hundredth of the
-# weight said so: one that the files say nothing of stays as it is.
+# Each number is drawn to the one that stands in the table, like by a measurement of this weight,
+# where those of times have 1: what no time depends on stays as it is.
 PULL = 0.01
-# Nor does it fall below this part of it: a term is never lost.
+# Nor does it fall below this part of that one: no term is ever lost.
 LEAST = 0.01
 # Which of two times of a step is the longer one depends on the numbers; few cases change sides.
 ROUNDS = 20
@@ -174,9 +174,9 @@ def nonnegative(matrix: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
     x = np.zeros(matrix.shape[1])
     free = np.zeros(len(x), dtype=bool)
     enough = 1e-12 * float(np.linalg.norm(matrix.T @ target))
-    while not free.all():
+    for _ in range(3 * len(x)):  # where rounding frees a number again and again
         gain = np.where(free, -np.inf, matrix.T @ (target - matrix @ x))
-        if gain.max() <= enough:
+        if free.all() or gain.max() <= enough:
             break
         free[gain.argmax()] = True
         while True:
@@ -186,7 +186,7 @@ def nonnegative(matrix: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
             if not below.any():
                 break
             steps = np.full(len(x), np.inf)
-            steps[below] = x[below] / (x[below] - wanted[below])
+            steps[below] = x[below] / np.maximum(x[below] - wanted[below], 1e-300)
             x = x + steps.min() * (wanted - x)
             free[steps.argmin()] = False
             x[~free] = 0

@@ -26,6 +26,7 @@ std::optional<ScanWork> block_work(const ScanQuestion& q, Product product) {
   const Bucket& bucket = kBuckets[place];
   const BlockPlan plan = block_plan(product, pass_of(q), bucket);
   const int columns = columns_of(product);
+  // A block to a multiprocessor, as registers have no room for two where H is large.
   const int waves = ceil_of(ceil_of(q.B, columns) * int64_t(q.D), q.multiprocessors);
   return ScanWork{1, std::vector<int>(size_t(waves), 1), multiply_adds(bucket.H, bucket.H, columns),
                   rest_bytes(plan.slices, plan.held, plan.threads)};

@@ -23,8 +23,8 @@ struct ScanQuestion {
 
 struct ScanWork {
   int launches;  // one after the other
-  // The batch goes in shares, one after the other. What a share's slices run at the same time is
-  // one; that they take their rows in turns makes a number for each share.
+  // The batch goes in shares, one after the other; of each, how many groups of rows its slices run
+  // in turns.
   std::vector<int> turns;
   double multiply_adds;  // of a turn's product, on one multiprocessor
   size_t fragments;      // bytes of W_hh that it reads out of shared memory for that
