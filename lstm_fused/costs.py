@@ -190,7 +190,7 @@ def _native(layer: Layer, backward: bool) -> Work:
     H, B = layer.hidden_size, layer.B
     direction = "backward" if backward else "forward"
     persistent = not layer.packed and not layer.proj_size
-    static = layer.directions == 1 and H <= 1024 and B <= 128
+    static = layer.directions == 1 and H <= 1024 and B <= 128 and layer.multiprocessors >= 98
     static &= not (H % 128 or layer.input_size % 128 or B % 8)
     steps, gates = layer.T * layer.directions, 4 * H * H * B
     if persistent and layer.dtype != torch.float64 and H <= (128 if backward else 192):

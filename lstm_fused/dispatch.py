@@ -227,7 +227,11 @@ def _layer(case: Case) -> costs.Layer | None:
 
 
 def choose(case: Case) -> str:
-    """The name of the variant that runs the case. Raises Refused if the forced one refuses."""
+    """The name of the variant that runs the case.
+
+    Raises Refused if the forced one refuses, and, where estimates decide, ValueError if the file of
+    LSTM_FUSED_COSTS is not right.
+    """
     name = forced()
     if name is None:
         device = torch.device(case.device).type
@@ -243,8 +247,7 @@ def choose(case: Case) -> str:
     return name
 
 
-# Every call of a layer asks, and a choice takes some 50 us. A program that has more cases than this
-# at a time, as lengths differ, runs long ones.
+# Every call of a layer asks: a choice takes some 50 us, to find the one made before takes 3.
 @functools.lru_cache(maxsize=4096)
 def _fastest(case: Case, candidates: tuple[str, ...], tf32: bool, device: int) -> str:
     """The candidate with the lowest estimate of those that take the case, the first of equals.

@@ -152,6 +152,7 @@ def test_what_has_no_kernel_has_no_estimate() -> None:
         ({"hidden_size": 768, "dtype": torch.float16, "input_size": 80}, False, "standard"),
         ({"hidden_size": 768, "dtype": torch.float16, "directions": 2}, False, "standard"),
         ({"hidden_size": 2048, "dtype": torch.float16}, False, "standard"),
+        ({"hidden_size": 768, "dtype": torch.float16, "multiprocessors": 80}, False, "standard"),
     ],
 )
 def test_torch_asks_cudnn_for_an_algorithm(
