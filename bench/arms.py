@@ -73,6 +73,9 @@ class Arm:
             B=case.B,
             dtype=self.judged_in(case),
             device=self.variant.split(".")[0],
+            input_size=case.I,
+            training=case.kind == "training",
+            packed=case.packed,
         )
         return choose(layer) == self.variant
 

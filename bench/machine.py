@@ -21,6 +21,7 @@ from lstm_fused import _build, _load
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA = ROOT / "csrc" / "cuda"
+COSTS = ROOT / "lstm_fused" / "_costs.py"  # bench.fit writes it
 SCHEMA = 1
 
 # Above these a round is called busy. Below them medians moved by less than the rounds' spread.
@@ -31,8 +32,8 @@ STEAL_LIMIT = 0.08  # CPUs that the hypervisor gave to somebody else
 def source_hash(*, cuda: bool = True) -> str:
     """sha256 over the names and bytes of all sources of the library.
 
-    The list of proven variants counts as empty: it follows from measurements, and writing it must
-    not make them stale.
+    The list of proven variants and the table of costs count as empty: they follow from
+    measurements, and writing them must not make these stale.
 
     cuda  the kernels in csrc/cuda as well; what a CPU does is not of them
     """
@@ -43,9 +44,8 @@ def source_hash(*, cuda: bool = True) -> str:
                 continue
             if path.suffix in {".h", ".cpp", ".cu", ".cuh", ".py"}:
                 digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
-                empty = path == proven.FILE
-                content = proven.text(()).encode() if empty else path.read_bytes()
-                digest.update(content + b"\0")
+                content = {proven.FILE: proven.text(()).encode(), COSTS: b""}.get(path)
+                digest.update((path.read_bytes() if content is None else content) + b"\0")
     return digest.hexdigest()
 
 
@@ -61,6 +61,9 @@ def stamp(device: torch.device, command: str) -> dict[str, Any]:
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(device) if cuda else cpu_model() + limited,
         "capability": ".".join(map(str, torch.cuda.get_device_capability(device)))
+        if cuda
+        else None,
+        "multiprocessors": torch.cuda.get_device_properties(device).multi_processor_count
         if cuda
         else None,
         "driver": _gpu_query("driver_version") if cuda else None,

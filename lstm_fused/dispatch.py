@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lstm_fused import _load, ops
+from lstm_fused import _load, costs, ops
 from lstm_fused._proven import PROVEN
 
 # Fastest first on each device, then those that add_kernels added; a kernel's place is its code in
@@ -23,7 +24,7 @@ from lstm_fused._proven import PROVEN
 KERNELS = ["cuda.decode", "cuda.block", "cuda.cluster", "cuda.grid", "cuda.step"]
 KERNELS += ["cpu.avx512bf16", "cpu.avx512", "cpu.avx2", "cpu.neon", "cpu.generic"]
 # torch.native is torch's own LSTM (cuDNN, oneDNN); torch.composite is composite.py.
-NATIVE, COMPOSITE = "torch.native", "torch.composite"
+NATIVE, COMPOSITE = costs.NATIVE, "torch.composite"
 # The device of a kernel that is not the first word of its name.
 _DEVICES: dict[str, str] = {}
 AUTOMATIC = -1
@@ -73,6 +74,10 @@ class Case(NamedTuple):
     B: int = 32
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
+    # These three matter to what a layer takes on a GPU, and to nothing else.
+    input_size: int = 0  # 0: as hidden_size
+    training: bool = False  # gradients will be wanted
+    packed: bool = False  # a PackedSequence
 
 
 def names() -> list[str]:
@@ -183,7 +188,8 @@ def why_not(name: str, case: Case) -> str | None:
 def default(device: str) -> tuple[str, ...]:
     """The names that may run on a device unless one is forced, in order of choice.
 
-    On a GPU a kernel of ours comes first only once a run there has proven it.
+    On a GPU a kernel of ours is among them only once a run there has proven it; and of those that
+    take a case, the one with the lowest estimate is chosen.
     """
     if device == "cpu":
         return (*(name for name in KERNELS if name.startswith("cpu.")), COMPOSITE)
@@ -192,17 +198,72 @@ def default(device: str) -> tuple[str, ...]:
     return (COMPOSITE,)
 
 
+def estimate(name: str, case: Case) -> float | None:
+    """Microseconds of the case by the variant, as the model of costs.py says, or None: not known.
+
+    Forward, and backward if case.training. Known are layers on a GPU that this machine has. Raises
+    ValueError where the file of LSTM_FUSED_COSTS is not right.
+    """
+    layer = _layer(case)
+    return None if layer is None else costs.estimate(name, layer, case.training)
+
+
+def _layer(case: Case) -> costs.Layer | None:
+    device = torch.device(case.device)
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    return costs.Layer(
+        case.T,
+        case.B,
+        case.input_size or case.hidden_size,
+        case.hidden_size,
+        case.proj_size,
+        2 if case.bidirectional else 1,
+        case.dtype,
+        tf32_allowed(),
+        case.packed,
+        torch.cuda.get_device_properties(device).multi_processor_count,
+    )
+
+
 def choose(case: Case) -> str:
-    """The name of the variant that runs the case. Raises Refused if the forced one refuses."""
+    """The name of the variant that runs the case.
+
+    Raises Refused if the forced one refuses, and, where estimates decide, ValueError if the file of
+    LSTM_FUSED_COSTS is not right.
+    """
     name = forced()
     if name is None:
-        return next(
-            name for name in default(torch.device(case.device).type) if not why_not(name, case)
-        )
+        device = torch.device(case.device).type
+        candidates = default(device)
+        if device == "cuda" and candidates[0] != NATIVE:
+            index = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+            tf32 = case.dtype == torch.float32 and tf32_allowed()
+            return _fastest(case, candidates, tf32, index)
+        return next(name for name in candidates if not why_not(name, case))
     reason = why_not(name, case)
     if reason:
         raise Refused(f"variant {name} was asked for and cannot run this layer: {reason}")
     return name
+
+
+# Every call of a layer asks: a choice takes some 50 us, to find the one made before takes 3.
+@functools.lru_cache(maxsize=4096)
+def _fastest(case: Case, candidates: tuple[str, ...], tf32: bool, device: int) -> str:
+    """The candidate with the lowest estimate of those that take the case, the first of equals.
+
+    One without an estimate neither gives its place to a later one nor takes an earlier one's.
+
+    tf32, device  what the answer depends on beside the rest, as they are now
+    """
+    able = [name for name in candidates if not why_not(name, case)]
+    best = able[0]
+    lowest = estimate(best, case)
+    for name in able[1:]:
+        other = estimate(name, case)
+        if lowest is not None and other is not None and other < lowest:
+            best, lowest = name, other
+    return best
 
 
 def case_of(module: nn.Module) -> Case:
@@ -220,6 +281,8 @@ def case_of(module: nn.Module) -> Case:
         bidirectional=bool(getattr(module, "bidirectional", False)),
         dtype=weight.dtype,
         device=str(weight.device),
+        input_size=getattr(module, "input_size", 0),
+        training=weight.requires_grad and torch.is_grad_enabled(),
     )
 
 
@@ -250,8 +313,25 @@ def _precision(backend: Any) -> str:
     return str(backend.fp32_precision)
 
 
+def _words_of_estimate(name: str, case: Case) -> str:
+    """ ", about 1480 us forward (predicted)", or nothing."""
+    layer, microseconds = _layer(case), estimate(name, case)
+    if layer is None or microseconds is None:
+        return ""
+    passes = "forward and backward" if case.training else "forward"
+    predicted = costs.is_predicted(name, layer, case.training)
+    number = f"{microseconds:.0f}" if microseconds >= 100 else f"{microseconds:.3g}"
+    return f", about {number} us {passes} ({'predicted' if predicted else 'fitted'})"
+
+
 def explain(module_or_case: nn.Module | Case) -> str:
-    """Which variant runs a module or Case, and a line for each of the others with the reason."""
+    """Which variant runs a module or Case, and a line for each of the others with the reason.
+
+    On a GPU with an estimate for each that can run it: forward, or forward and backward where
+    gradients would be wanted; by measurements ("fitted") or without any ("predicted"). A module is
+    taken with Case's T and B. Raises Refused if the forced variant refuses the case, TypeError for
+    what is neither, and on CUDA ValueError if the file of LSTM_FUSED_COSTS is not right.
+    """
     case = module_or_case if isinstance(module_or_case, Case) else case_of(module_or_case)
     chosen = choose(case)
     candidates = default(torch.device(case.device).type)
@@ -263,21 +343,25 @@ def explain(module_or_case: nn.Module | Case) -> str:
         + f" {str(case.dtype).removeprefix('torch.')} on {case.device}"
     ]
     for name in names():
-        reason = why_not(name, case)
+        refusal = why_not(name, case)
         if name == chosen:
             reason = how
-        elif reason is None and forced():
+        elif refusal is not None:
+            reason = refusal
+        elif forced():
             reason = f"{chosen} is forced"
-        elif reason is None and name not in candidates:
+        elif name not in candidates:
             if name in _DEVICES:
                 reason = "it was added; ask for it by name"
             elif name.startswith("cuda."):
                 reason = "not proven on a GPU by this build's results; ask for it by name"
             else:
                 reason = "the yardstick; ask for it by name"
-        elif reason is None:
-            reason = f"{chosen} comes first"
-        lines.append(f"  {name:<16} {reason}")
+        else:
+            own, others = estimate(name, case), estimate(chosen, case)
+            known = own is not None and others is not None and own != others
+            reason = f"{chosen} {'is estimated to take less' if known else 'comes first'}"
+        lines.append(f"  {name:<16} {reason}{'' if refusal else _words_of_estimate(name, case)}")
     if torch.device(case.device).type == "cuda" and case.dtype == torch.float32:
         lines.append(f"  float32 in scans: {scan_precision()}")
         products = _precision(torch.backends.cuda.matmul)

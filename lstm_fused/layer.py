@@ -222,7 +222,7 @@ def runs_natively(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor |
 
 def chosen(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) -> str:
     """The name of the variant that runs this layer. Raises Refused if the forced one refuses."""
-    _, weight_hh, _, _, weight_hr = weights[0]
+    weight_ih, weight_hh, _, _, weight_hr = weights[0]
     fixed = (
         weight_hh.shape[0] // 4,
         0 if weight_hr is None else weight_hr.shape[0],
@@ -230,18 +230,29 @@ def chosen(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) 
     )
     # vmap folds its samples into the batch, after the choice.
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return _choose_for_any_length(*fixed, x.dtype, x.device.type)
+        return _choose_for_any_length(*fixed, x.dtype, x.device.type, torch.is_grad_enabled())
     if batch_sizes is not None:
         T, B = batch_sizes.shape[0], int(batch_sizes[0])
     else:
         T, B = (1, x.shape[0]) if x.dim() == 2 else (x.shape[0], x.shape[1])
-    return dispatch.choose(dispatch.Case(*fixed, T, B, x.dtype, x.device.type))
+    # Nearly always right, and only an estimate depends on it.
+    wanted = x.requires_grad or weight_ih.requires_grad or weight_hh.requires_grad
+    training = wanted and torch.is_grad_enabled()
+    more = weight_ih.shape[1], training, batch_sizes is not None
+    return dispatch.choose(dispatch.Case(*fixed, T, B, x.dtype, x.device.type, *more))
 
 
 @torch.compiler.assume_constant_result
 def _choose_for_any_length(
-    hidden_size: int, proj_size: int, bidirectional: bool, dtype: torch.dtype, device: str
+    hidden_size: int,
+    proj_size: int,
+    bidirectional: bool,
+    dtype: torch.dtype,
+    device: str,
+    training: bool,
 ) -> str:
     """The choice where T and B are not known: while tracing, and under transforms."""
-    case = dispatch.Case(hidden_size, proj_size, bidirectional, dtype=dtype, device=device)
+    case = dispatch.Case(
+        hidden_size, proj_size, bidirectional, dtype=dtype, device=device, training=training
+    )
     return dispatch.choose(case)

@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 
 from lstm_fused import native
 from lstm_fused.composite import Direction
+from lstm_fused.dispatch import variant
 from lstm_fused.layer import chosen, layer, runs_natively
 
 _steps: contextvars.ContextVar[int] = contextvars.ContextVar("lstm_fused.wavefront", default=0)
@@ -73,7 +74,10 @@ def run(
     if runs_natively(x, layers[0], batch_sizes):
         return native.stack(x, h0, c0, layers, dropout, batch_sizes)
     if _wants_chunks(x, layers, batch_sizes):
-        return in_chunks(x, hx, layers, dropout, batch_sizes, _steps.get())
+        # One variant for all chunks. Left to itself, a chunk of few rows might go to cuda.grid. No
+        # variant that takes the whole refuses a part of it.
+        with variant(chosen(x, layers[0], batch_sizes)):
+            return in_chunks(x, hx, layers, dropout, batch_sizes, _steps.get())
     h_n, c_n = [], []
     for index, weights in enumerate(layers):
         if dropout and index:

@@ -36,6 +36,8 @@ PYTHON_ORDER = (
     ("check",),
     ("_proven",),
     ("ops",),
+    ("_costs",),
+    ("costs",),
     ("dispatch",),
     ("native",),
     ("autograd",),

@@ -8,14 +8,18 @@ the time of the others. Without a part results are wrong, and nobody looks at th
 from __future__ import annotations
 
 import concurrent.futures
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from bench.gpu import micro, nvcc
 from bench.gpu.reporter import Reporter
+from lstm_fused import costs
 
 SOURCE = Path(__file__).with_suffix("") / "main.cu"
 SECONDS = 60  # for one program
@@ -38,17 +42,10 @@ FLOORS = {
     "bf16.t1024b64h256d1": 0.59,
     "bf16.t512b64h512d1": 1.0,
 }
-# What the heads of the kernels' files promise.
-PREDICTIONS = {
-    "cuda.cluster.bf16.t1024b8h256d1.forward": 0.7,
-    "cuda.cluster.bf16.t1024b8h256d1.backward": 0.85,
-    "cuda.cluster.bf16.t512b8h512d1.forward": 0.9,
-    "cuda.cluster.bf16.t512b8h512d1.backward": 1.2,
-    "cuda.grid.bf16.t512b8h1024d1.forward": 1.45,
-    "cuda.grid.bf16.t512b8h1024d1.backward": 2.0,
-    "cuda.block.bf16.t1024b64h128d1.forward": 0.57,
-    "cuda.block.bf16.t1024b64h128d1.backward": 0.63,
-}
+NAME = re.compile(
+    r"(cuda\.\w+)\.(bf16|fp16|tf32)\.t(\d+)b(\d+)h(\d+)d(\d)\.(inference|forward|backward)"
+)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
 
 
 class Edit(NamedTuple):
@@ -132,14 +129,44 @@ def build(
     return nvcc.compile_program([SOURCE], folder / "scans", architectures, [csrc], strict, define)
 
 
-def beside_what_was_said(figures: dict[str, Any]) -> dict[str, Any]:
-    """Each figure with what was predicted of it and the floor, None where nothing was said."""
+class Figure(NamedTuple):
+    """What a figure of a whole scan is of."""
+
+    T: int
+    work: costs.Work
+
+    @property
+    def predicted(self) -> float:
+        """Microseconds a step, by the model of costs."""
+        return costs.price(self.work, costs.table()[self.work.row]) / self.T
+
+
+def figure_of(name: str, multiprocessors: int) -> Figure | None:
+    """What a name stands for; None: for no whole scan, or for one that the model does not know."""
+    found = NAME.fullmatch(name)
+    if found is None:
+        return None
+    variant, dtype, *sizes, direction = found.groups()
+    T, B, H, D = map(int, sizes)
+    layer = costs.Layer(T, B, H, H, 0, D, DTYPES[dtype], dtype == "tf32", False, multiprocessors)
+    work = costs.scan(variant, layer, direction == "backward")
+    return None if work is None else Figure(T, work)
+
+
+def beside_what_was_said(figures: dict[str, Any], multiprocessors: int) -> dict[str, Any]:
+    """Each figure with what is predicted of it and the floor, None where nothing was said."""
     rows = {}
-    for name, figure in figures.items():
+    for name, value in figures.items():
         size = name.rpartition(".")[0].split(".", 2)[-1]
         floor = None if name.endswith("backward") else FLOORS.get(size)
-        rows[name] = {**figure, "predicted": PREDICTIONS.get(name), "floor": floor}
+        figure = figure_of(name, multiprocessors)
+        rows[name] = {**value, "predicted": figure and figure.predicted, "floor": floor}
     return rows
+
+
+def multiprocessors() -> int:
+    """Of the GPU."""
+    return torch.cuda.get_device_properties(0).multi_processor_count
 
 
 def run(report: Reporter) -> None:
@@ -157,7 +184,7 @@ def run(report: Reporter) -> None:
                 figures, stopped = micro.figures_of(command, scan.label, SECONDS)
             except RuntimeError as error:  # it did not compile, or printed no figures
                 figures, stopped = {}, str(error)
-            report.put(scan.label, beside_what_was_said(figures))
+            report.put(scan.label, beside_what_was_said(figures, multiprocessors()))
             if stopped:
                 wrong.append(stopped)
     if wrong:

@@ -23,25 +23,18 @@ bool in_y(const Dims& d, DType dtype) {
   return state_bytes(d, dtype) == d.H * int64_t(element_size(dtype));
 }
 
-GridCut cut_of(Pass pass, const Dims& d, int64_t first_row, int columns) {
-  const GridCut cut = grid_cut(d.B - first_row, grid_blocks(pass, d.H), int(d.D),
-                               dev::limits().multiprocessors, columns);
-  if (!cut.slices) throw std::runtime_error("lstm_fused: cuda.grid has no room on this device");
-  return cut;
-}
-
 // Calls launch(share, blocks) for all launches that a layer takes.
 template <class Launch>
 void for_launches(Pass pass, const Dims& d, int columns, const Launch& launch) {
-  GridShare share{};
-  GridCut cut;
-  for (; share.first_row < d.B; share.first_row += cut.slices * cut.turns * columns) {
-    cut = cut_of(pass, d, share.first_row, columns);
-    share.turns = cut.turns;
-    for (share.first_direction = 0; share.first_direction < d.D;
-         share.first_direction += cut.directions)
-      launch(share, dim3(unsigned(cut.blocks), unsigned(cut.slices), unsigned(cut.directions)));
-  }
+  const int blocks = grid_blocks(pass, d.H), multiprocessors = dev::limits().multiprocessors;
+  if (blocks > multiprocessors)
+    throw std::runtime_error("lstm_fused: cuda.grid has no room on this device");
+  for_grid_launches(d.B, blocks, int(d.D), multiprocessors, columns,
+                    [&](int64_t row, int direction, const GridCut& cut) {
+                      launch(
+                          GridShare{int(row), direction, cut.turns},
+                          dim3(unsigned(blocks), unsigned(cut.slices), unsigned(cut.directions)));
+                    });
 }
 
 template <class Parameters>

@@ -3,8 +3,10 @@
 #include <dlfcn.h>
 #include <omp.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "dispatch/registry.h"
+#include "dispatch/work.h"
 #include "ops/direct.h"
 
 namespace py = pybind11;
@@ -29,6 +31,14 @@ py::object why_not(int index, int dtype, bool tf32, int64_t T, int64_t B, int64_
     throw py::index_error("no variant " + std::to_string(index));
   const lf::Dims d{.T = T, .B = B, .H = H, .P = P, .D = D, .N = T * B};
   return text_or_none(lf::why_not(table[size_t(index)], lf::Cell::lstm, lf::DType(dtype), d, tf32));
+}
+
+py::object scan_work(const std::string& variant, bool backward, int dtype, bool tf32, int64_t B,
+                     int64_t H, int D, int multiprocessors) {
+  const auto work =
+      lf::scan_work({variant, backward, lf::DType(dtype), tf32, B, H, D, multiprocessors});
+  if (!work) return py::none();
+  return py::make_tuple(work->launches, work->turns, work->multiply_adds, work->fragments);
 }
 
 // What a shared object with variants of its own exports: lf_variants(&count) gives the first of
@@ -75,6 +85,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("why_not", &why_not, "Why row `index` refuses a case, or None.", py::arg("index"),
         py::arg("dtype"), py::arg("tf32"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"),
         py::arg("D"));
+  m.def("scan_work", &scan_work,
+        "What a scan asks of a GPU with so many multiprocessors (dispatch/work.h): launches, turns "
+        "of each share, multiply-adds of a turn, bytes of fragments; or None.",
+        py::arg("variant"), py::arg("backward"), py::arg("dtype"), py::arg("tf32"), py::arg("B"),
+        py::arg("H"), py::arg("D"), py::arg("multiprocessors"));
   m.def("build_info", &build_info, "Compiler, OpenMP and CUDA toolkit that built this module.");
   m.def("omp_info", &omp_info, "The OpenMP runtime that the CPU kernels use.");
   if (!lf::ops::add_direct_functions(m.ptr())) throw py::error_already_set();

@@ -10,7 +10,10 @@ import pytest
 from bench.gpu import micro, scans
 from bench.gpu.nvcc import CSRC
 from bench.gpu.scans import Edit, Scan
+from lstm_fused import costs
 from tests.bench.fakes import Recorder, program
+
+H100 = 132  # multiprocessors
 
 LINE = (
     '{"cuda.grid.bf16.t512b8h1024d1.forward": {"unit": "us", "value": 1.5, "spread": 0.01, '
@@ -46,8 +49,7 @@ def figure_names() -> set[str]:
 
 def test_what_was_said_is_of_figures_that_there_are() -> None:
     names = figure_names()
-    assert set(scans.PREDICTIONS) <= names
-    with_floor = scans.beside_what_was_said({name: {} for name in names})
+    with_floor = scans.beside_what_was_said({name: {} for name in names}, H100)
     assert {row["floor"] for row in with_floor.values()} == {None, *scans.FLOORS.values()}
     assert len({scan.label for scan in scans.SCANS}) == len(scans.SCANS)
 
@@ -56,8 +58,39 @@ def test_figures_stand_beside_what_was_said(tmp_path: Path) -> None:
     command = [str(program(tmp_path, f"echo '{LINE}'"))]
     figures, stopped = micro.figures_of(command, "cuda.grid", scans.SECONDS)
     assert stopped is None
-    (row,) = scans.beside_what_was_said(figures).values()
-    assert (row["value"], row["predicted"], row["floor"]) == (1.5, 1.45, None)
+    (row,) = scans.beside_what_was_said(figures, H100).values()
+    figure = scans.figure_of("cuda.grid.bf16.t512b8h1024d1.forward", H100)
+    assert figure is not None
+    assert (row["value"], row["predicted"], row["floor"]) == (1.5, figure.predicted, None)
+
+
+# In microseconds a step, what stands under "Bound" in the heads of the kernels' files.
+HEADS = {
+    "cuda.cluster.bf16.t1024b8h256d1.forward": 0.7,
+    "cuda.cluster.bf16.t1024b8h256d1.backward": 0.85,
+    "cuda.cluster.bf16.t512b8h512d1.forward": 0.9,
+    "cuda.cluster.bf16.t512b8h512d1.backward": 1.2,
+    "cuda.grid.bf16.t512b8h1024d1.forward": 1.45,
+    "cuda.grid.bf16.t512b8h1024d1.backward": 2.0,
+    "cuda.block.bf16.t1024b64h128d1.forward": 0.57,
+    "cuda.block.bf16.t1024b64h128d1.backward": 0.63,
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_what_nobody_has_measured_is_what_the_heads_of_the_kernels_say(name: str) -> None:
+    figure = scans.figure_of(name, H100)
+    assert figure is not None
+    if costs.table()[figure.work.row].measured is None:
+        assert abs(figure.predicted / HEADS[name] - 1) < 0.05
+
+
+def test_a_scan_without_a_part_has_no_prediction() -> None:
+    rest = "bf16.t512b8h1024d1.forward"
+    assert scans.figure_of(f"cuda.grid.{rest}", H100)
+    assert scans.figure_of(f"cuda.grid (no products).{rest}", H100) is None
+    assert scans.figure_of(f"cuda.gone.{rest}", H100) is None
+    assert scans.figure_of("cuda.block.bf16.t8b8h1024d1.forward", H100) is None, "no such kernel"
 
 
 def test_one_failure_leaves_the_other_figures(
@@ -76,6 +109,7 @@ def test_one_failure_leaves_the_other_figures(
 
     monkeypatch.setattr(scans, "SCANS", [bad, good])
     monkeypatch.setattr(scans, "build", build)
+    monkeypatch.setattr(scans, "multiprocessors", lambda: H100)
     report = Recorder()
     with pytest.raises(RuntimeError, match="bad failed: the scan: unspecified launch failure"):
         scans.run(report)

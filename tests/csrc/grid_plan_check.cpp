@@ -104,28 +104,38 @@ void check_places() {
       }
 }
 
-// Whether the launches of launch() (grid.cu) take every row once, and each has room.
+// Whether a launch has room, and its slices none but rows that there are, of `left`.
+bool is_cut_well(const GridCut& cut, int64_t left, int blocks, int D, int multiprocessors) {
+  if (cut.blocks != blocks) return false;
+  // A group does not wait for a block that has no multiprocessor.
+  if (cut.directions < 1 || D % cut.directions || cut.slices < 1) return false;
+  if (cut.blocks * cut.slices * cut.directions > multiprocessors) return false;
+  if (cut.turns < 1 || cut.turns * cut.columns > kMostRows) return false;
+  // Both directions at once where there is room, and turns only where there is none.
+  const int groups = multiprocessors / cut.blocks, most = groups / cut.directions;
+  if (cut.directions < D && groups >= D) return false;
+  if ((cut.turns - 1) * int64_t(most) * cut.columns >= left) return false;
+  const int64_t of_slice = int64_t(cut.turns) * cut.columns;
+  const bool full = cut.slices == most && cut.turns == kMostRows / cut.columns;
+  return (full || cut.slices * of_slice >= left) && (cut.slices - 1) * of_slice < left;
+}
+
+// Whether a layer's launches take every row of every direction once.
 bool is_cut_well(int64_t B, int blocks, int D, int multiprocessors, int columns) {
-  for (int64_t row = 0; row < B;) {
-    const GridCut cut = grid_cut(B - row, blocks, D, multiprocessors, columns);
-    if (cut.blocks != blocks || cut.columns != columns) return false;
-    // A group does not wait for a block that has no multiprocessor.
-    if (cut.directions < 1 || D % cut.directions || cut.slices < 1) return false;
-    if (cut.blocks * cut.slices * cut.directions > multiprocessors) return false;
-    if (cut.turns < 1 || cut.turns * columns > kMostRows) return false;
-    // Both directions at once where there is room, and turns only where there is none.
-    const int groups = multiprocessors / cut.blocks, most = groups / cut.directions;
-    if (cut.directions < D && groups >= D) return false;
-    if ((cut.turns - 1) * int64_t(most) * columns >= B - row) return false;
-    const int64_t of_slice = int64_t(cut.turns) * columns;
-    const bool full = cut.slices == most && cut.turns == kMostRows / columns;
-    if (!full && cut.slices * of_slice < B - row) return false;
-    for (int slice = 0; slice < cut.slices; ++slice) {
-      if (row >= B) return false;  // it has none
-      row += of_slice;
-    }
-  }
-  return true;
+  bool well = true;
+  int64_t row = 0;  // that the next launch begins with
+  int direction = 0;
+  for_grid_launches(B, blocks, D, multiprocessors, columns,
+                    [&](int64_t first_row, int first_direction, const GridCut& cut) {
+                      well = well && cut.columns == columns && first_row == row &&
+                             first_direction == direction &&
+                             is_cut_well(cut, B - row, blocks, D, multiprocessors);
+                      direction += cut.directions;
+                      if (direction < D) return;
+                      direction = 0;
+                      row += int64_t(cut.slices) * cut.turns * cut.columns;
+                    });
+  return well && direction == 0 && row >= B;
 }
 
 void check_cuts() {

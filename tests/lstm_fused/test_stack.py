@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import lstm_fused
-from lstm_fused import stack
+from lstm_fused import dispatch, stack
 from tests.cases import (
     EMPTY,
     Case,
@@ -238,6 +238,21 @@ def test_functional_hands_stacks_over(monkeypatch: pytest.MonkeyPatch, case: Cas
         lstm_fused.LSTM(3, 4, num_layers=2, dropout=0.25)(torch.randn(9, 2, 3))
     assert [(args[0], args[2]) for args in calls] == [(0.0, 4), (0.25, 4)]
     assert (calls[0][1] is None) == (case.lengths is None)
+
+
+def test_all_chunks_run_by_the_variant_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk might be given to another one, and cuda.grid must not run beside itself."""
+    monkeypatch.setattr(stack, "_wants_chunks", lambda *_: True)
+    monkeypatch.setattr(stack, "runs_natively", lambda *_: False)
+    monkeypatch.setattr(stack, "chosen", lambda *_: "torch.composite")
+    seen = []
+    original = stack.layer
+    monkeypatch.setattr(
+        stack, "layer", lambda *args: seen.append(dispatch.forced()) or original(*args)
+    )
+    with lstm_fused.wavefront(4):
+        lstm_fused.LSTM(3, 4, num_layers=2)(torch.randn(9, 2, 3))
+    assert seen == ["torch.composite"] * 6
 
 
 def test_a_cpu_runs_whole_layers(monkeypatch: pytest.MonkeyPatch) -> None:

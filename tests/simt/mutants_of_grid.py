@@ -137,9 +137,10 @@ MUTANTS = {
     ),
     # Rows, turns, launches.
     "rows past the first launch": Mutant(
-        DRIVER,
-        "for (; share.first_row < d.B; share.first_row +=",
-        "for (; share.first_row < 1; share.first_row +=",
+        PLAN, "for (long long row = 0; row < B; row +=", "for (long long row = 0; row < 1; row +="
+    ),
+    "every launch runs the first direction": Mutant(
+        DRIVER, "GridShare{int(row), direction, cut.turns}", "GridShare{int(row), 0, cut.turns}"
     ),
     "all launches run the first rows": Mutant(
         SLICE, "first_row(share.first_row + int(blockIdx.y)", "first_row(int(blockIdx.y)"

@@ -145,4 +145,17 @@ constexpr int grid_columns(Product product, const GridBucket& bucket, long long 
   return fits && grid_cut(B, blocks, D, multiprocessors).turns > 1 ? kGridWide : kGridColumns;
 }
 
+// Calls launch(first_row, first_direction, cut) for all launches that a layer takes, one after the
+// other; for none where there is no room.
+template <class Launch>
+void for_grid_launches(long long B, int blocks, int D, int multiprocessors, int columns,
+                       const Launch& launch) {
+  GridCut cut{};
+  for (long long row = 0; row < B; row += 1LL * cut.slices * cut.turns * columns) {
+    cut = grid_cut(B - row, blocks, D, multiprocessors, columns);
+    if (!cut.slices) return;
+    for (int direction = 0; direction < D; direction += cut.directions) launch(row, direction, cut);
+  }
+}
+
 }  // namespace lf::cuda

@@ -1,0 +1,87 @@
+#include "dispatch/work.h"
+
+#define LF_ISA dispatch
+#include "cuda/lstm_fused/block_plan.h"
+#include "cuda/lstm_fused/cluster_plan.h"
+#include "cuda/lstm_fused/grid_plan.h"
+
+namespace lf {
+
+namespace {
+
+using namespace cuda;
+
+int ceil_of(int64_t a, int64_t b) { return int((a + b - 1) / b); }
+
+Pass pass_of(const ScanQuestion& q) { return q.backward ? Pass::backward : Pass::forward; }
+
+// Rows of four gates, and as many columns as are multiplied at once. Backward as many.
+double multiply_adds(int units, int width, int columns) {
+  return double(kTiles) * units * width * columns;
+}
+
+std::optional<ScanWork> block_work(const ScanQuestion& q, Product product) {
+  const int place = bucket_of(product, q.H, kMostShared);
+  if (place < 0) return {};
+  const Bucket& bucket = kBuckets[place];
+  const BlockPlan plan = block_plan(product, pass_of(q), bucket);
+  const int columns = columns_of(product);
+  // A block to a multiprocessor, as registers have no room for two where H is large.
+  const int waves = ceil_of(ceil_of(q.B, columns) * int64_t(q.D), q.multiprocessors);
+  return ScanWork{1, std::vector<int>(size_t(waves), 1), multiply_adds(bucket.H, bucket.H, columns),
+                  rest_bytes(plan.slices, plan.held, plan.threads)};
+}
+
+// On a device, dev::clusters_at_once asks. A cluster lies within a GPC, and GPCs are no whole
+// number of clusters: of 8 blocks an H100 with 132 multiprocessors runs 15 at once, of 16 it should
+// run 7, one less than the multiprocessors would do for.
+int clusters_at_once(int blocks, int multiprocessors) {
+  return blocks == 1 ? multiprocessors : std::max(1, multiprocessors / blocks - 1);
+}
+
+std::optional<ScanWork> cluster_work(const ScanQuestion& q, Product product) {
+  const int place = cluster_bucket_of(product, q.H, kMostShared);
+  if (place < 0) return {};
+  const ClusterBucket& bucket = kClusterBuckets[place];
+  const ClusterPlan plan = cluster_plan(product, pass_of(q), bucket);
+  const int at_once = clusters_at_once(cluster_blocks(bucket, q.H), q.multiprocessors);
+  const ClusterCut cut = cluster_cut(q.B, q.D, at_once, most_turns(plan, kMostShared));
+  const int waves = ceil_of(int64_t(cut.slices) * q.D, at_once);
+  return ScanWork{1, std::vector<int>(size_t(waves), cut.turns),
+                  multiply_adds(bucket.units, bucket.width, kClusterColumns),
+                  rest_bytes(plan.slices, plan.held, plan.threads, plan.tiles)};
+}
+
+std::optional<ScanWork> grid_work(const ScanQuestion& q, Product product) {
+  const int place = grid_bucket_of(product, q.H, kMostShared);
+  if (place < 0 || grid_blocks(Pass::backward, q.H) > q.multiprocessors) return {};
+  const GridBucket& bucket = kGridBuckets[place];
+  const int blocks = grid_blocks(pass_of(q), q.H);
+  const int columns =
+      q.backward ? kGridColumns
+                 : grid_columns(product, bucket, q.B, blocks, q.D, q.multiprocessors, kMostShared);
+  const GridPlan plan = grid_plan(product, pass_of(q), bucket, columns);
+  ScanWork work{0,
+                {},
+                multiply_adds(kGridUnits, plan.width, columns),
+                rest_bytes(plan.slices, plan.held, kGridThreads, plan.tiles)};
+  for_grid_launches(q.B, blocks, q.D, q.multiprocessors, columns,
+                    [&](int64_t, int, const GridCut& cut) {
+                      ++work.launches;
+                      work.turns.push_back(cut.turns);
+                    });
+  return work;
+}
+
+}  // namespace
+
+std::optional<ScanWork> scan_work(const ScanQuestion& q) {
+  if (q.dtype == DType::f64 || q.multiprocessors < 1) return {};
+  const Product product = product_of(q.dtype, q.tf32);
+  if (q.variant == "cuda.block") return block_work(q, product);
+  if (q.variant == "cuda.cluster") return cluster_work(q, product);
+  if (q.variant == "cuda.grid") return grid_work(q, product);
+  return {};
+}
+
+}  // namespace lf

@@ -1,0 +1,36 @@
+// What a scan asks of a GPU, as the plans of the CUDA variants cut it. lstm_fused/costs.py knows
+// what each of these takes. Counting needs neither a GPU nor a build for one.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "contract/params.h"
+
+namespace lf {
+
+struct ScanQuestion {
+  std::string_view variant;  // "cuda.block", "cuda.cluster" or "cuda.grid"
+  bool backward;
+  DType dtype;
+  bool tf32;  // Context's
+  int64_t B, H;
+  int D;
+  int multiprocessors;
+};
+
+struct ScanWork {
+  int launches;  // one after the other
+  // The batch goes in shares, one after the other; of each, how many groups of rows its slices run
+  // in turns.
+  std::vector<int> turns;
+  double multiply_adds;  // of a turn's product, on one multiprocessor
+  size_t fragments;      // bytes of W_hh that it reads out of shared memory for that
+};
+
+// Nothing for another variant, and for a layer that has no kernel or no room on any GPU like this.
+std::optional<ScanWork> scan_work(const ScanQuestion& q);
+
+}  // namespace lf

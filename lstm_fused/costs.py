@@ -1,0 +1,289 @@
+"""What a layer takes on a GPU: a model with one table, by which CUDA variants are chosen.
+
+A pass of a layer is works, one after the other: the scan and the products over all rows. A work is
+launches, megabytes of weights that are read, and steps of time. A step is turns, groups of rows of
+a batch; each is a product and what stands around it, and while one waits for what other blocks
+send, the others multiply. In microseconds:
+
+    turn = costs.turn + millions of multiply-adds * product + megabytes of fragments * fragments
+    step = the longer one of  wait + turn  and  turns * turn
+    work = launches * launch + megabytes * read + steps * step
+
+How often each occurs follows from the layer, and for a scan from the plan of its kernel
+(csrc/dispatch/work.h). What each takes stands in the table, _costs.py, which `python -m bench.fit`
+fits to measurements. A row that no file has measured holds what the head of the kernel's file
+predicts for an H100, or for torch's own LSTM what others have published (bench/NOTES.md).
+
+LSTM_FUSED_COSTS, set before the import, names a JSON file whose numbers take the place of the
+table's: `python -m bench.fit --out FILE` writes one for the GPU at hand.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from lstm_fused import _load, ops
+from lstm_fused._costs import COSTS
+
+NATIVE = "torch.native"
+# What a multiply-add takes, relative to one of 16 bits: so many times as many clocks on an H100.
+TF32, WITHOUT_TENSOR_CORES = 2.0, 10.0
+
+
+class Costs(NamedTuple):
+    """A row of the table: what a work takes, in microseconds."""
+
+    launch: float  # a launch, one after the other
+    read: float  # a megabyte of weights that comes to where it is multiplied
+    wait: float  # a step, for what other blocks send
+    turn: float  # a turn of a step beside its product: cells, sums, barriers
+    product: float  # a million multiply-adds of a turn on one multiprocessor, in 16 bits
+    fragments: float  # a megabyte of weights that a turn reads out of shared memory
+    measured: str | None  # the result file that it was fitted to; None: it is predicted
+
+
+TERMS = Costs._fields[:-1]
+
+
+class Layer(NamedTuple):
+    """What the model asks of a layer, and of the GPU."""
+
+    T: int
+    B: int
+    input_size: int
+    hidden_size: int
+    proj_size: int  # 0: none
+    directions: int
+    dtype: torch.dtype
+    tf32: bool  # float32 may be rounded to TF32
+    packed: bool  # taken as if all sequences were as long as the longest
+    multiprocessors: int
+
+    @property
+    def output_size(self) -> int:
+        return self.proj_size or self.hidden_size
+
+
+class Work(NamedTuple):
+    """How often the terms of a row of the table occur."""
+
+    row: str
+    launches: int
+    megabytes: float
+    steps: int = 0
+    turns: Sequence[int] = ()  # of each share of the batch; shares run one after the other
+    millions: float = 0.0  # of multiply-adds of a turn on a multiprocessor, as in 16 bits
+    fragments: float = 0.0  # megabytes
+
+
+def price(work: Work, costs: Costs) -> float:
+    """Microseconds of a work."""
+    return sum(n * cost for n, cost in zip(counts(work, costs), costs[:-1], strict=True))
+
+
+def counts(work: Work, costs: Costs) -> list[float]:
+    """How often a work has each of TERMS to wait for."""
+    turn = costs.turn + work.millions * costs.product + work.fragments * costs.fragments
+    idle = [costs.wait + turn > turns * turn for turns in work.turns]
+    waits = work.steps * sum(idle)
+    turns = work.steps * sum(1 if i else n for i, n in zip(idle, work.turns, strict=True))
+    return [
+        work.launches,
+        work.megabytes,
+        waits,
+        turns,
+        turns * work.millions,
+        turns * work.fragments,
+    ]
+
+
+def estimate(name: str, layer: Layer, training: bool) -> float | None:
+    """Microseconds of a layer by a variant: forward, and backward if training. None: not known.
+
+    With the products over all rows, which variants share: torch.native does its own, and is taken
+    to need as long for them.
+    """
+    parts = works(name, layer, training)
+    return None if parts is None else sum(price(part, table()[part.row]) for part in parts)
+
+
+def is_predicted(name: str, layer: Layer, training: bool) -> bool:
+    """Whether an estimate rests on a row that nobody has measured."""
+    parts = works(name, layer, training) or ()
+    return any(table()[part.row].measured is None for part in parts)
+
+
+def works(name: str, layer: Layer, training: bool) -> list[Work] | None:
+    """What a layer's time is the sum of, or None where the model does not know the variant."""
+    passes = (False, True) if training else (False,)
+    scans = [scan(name, layer, backward) for backward in passes]
+    known = [work for work in scans if work is not None]
+    if len(known) < len(scans):
+        return None
+    projects = name == "cuda.decode"  # its scan forward has the input's product in it
+    return known + [_products(layer, b) for b in passes if b or not projects]
+
+
+def scan(name: str, layer: Layer, backward: bool) -> Work | None:
+    """The scan of a pass; None where the model does not know the variant, or it has no kernel."""
+    if layer.dtype not in ops.DTYPE_CODES:
+        return None
+    if name == NATIVE:
+        return _native(layer, backward)
+    if name == "cuda.decode" and not backward:
+        inputs = layer.input_size + layer.output_size
+        return Work(name, 1, _weights(layer, inputs)) if layer.T == 1 else None
+    if name in ("cuda.step", "cuda.decode"):  # backward is the same in both
+        return _step_by_step("cuda.step", layer)
+    module = _load.load()
+    if module is None:
+        return None
+    found = module.scan_work(
+        name,
+        backward,
+        ops.DTYPE_CODES[layer.dtype],
+        layer.tf32 and layer.dtype == torch.float32,
+        layer.B,
+        layer.hidden_size,
+        layer.directions,
+        layer.multiprocessors,
+    )
+    if found is None:
+        return None
+    launches, turns, multiply_adds, fragments = found
+    return Work(
+        f"{name} {'backward' if backward else 'forward'}",
+        launches,
+        _weights(layer, layer.output_size),
+        layer.T,
+        turns,
+        multiply_adds * _relative(layer) / 1e6,
+        fragments / 1e6,
+    )
+
+
+def _step_by_step(row: str, layer: Layer) -> Work:
+    """A matrix product and a gate kernel a step, with a projection another product."""
+    steps = layer.T * layer.directions
+    gates = 4 * layer.hidden_size * layer.output_size * layer.B
+    projection = layer.proj_size * layer.hidden_size * layer.B
+    return Work(
+        row,
+        (3 if layer.proj_size else 2) * steps,
+        layer.T * _weights(layer, layer.output_size),
+        steps,
+        (1,),
+        _millions(layer, gates + projection),
+    )
+
+
+def _native(layer: Layer, backward: bool) -> Work:
+    """torch.nn.LSTM, by the algorithm of cuDNN that torch asks for (aten/.../cudnn/RNN.cpp)."""
+    H, B = layer.hidden_size, layer.B
+    direction = "backward" if backward else "forward"
+    persistent = not layer.packed and not layer.proj_size
+    static = layer.directions == 1 and H <= 1024 and B <= 128 and layer.multiprocessors >= 98
+    static &= not (H % 128 or layer.input_size % 128 or B % 8)
+    steps, gates = layer.T * layer.directions, 4 * H * H * B
+    if persistent and layer.dtype != torch.float64 and H <= (128 if backward else 192):
+        row = f"{NATIVE} {'small' if H <= 128 else 'middling'} {direction}"
+        # What it takes is far from what multiply-adds of any kind do.
+        millions = gates / layer.multiprocessors / 1e6
+    elif persistent and layer.dtype == torch.float16 and static:
+        row = f"{NATIVE} static {direction}"
+        millions = _millions(layer, gates)
+    else:
+        return _step_by_step(f"{NATIVE} standard", layer)
+    return Work(row, 1, _weights(layer, H), steps, (1,), millions)
+
+
+def _products(layer: Layer, backward: bool) -> Work:
+    """x W_ih^T; backward the gradients of x, of W_ih and of W_hh."""
+    inputs = 2 * layer.input_size + layer.output_size if backward else layer.input_size
+    gates = layer.T * layer.B * 4 * layer.hidden_size * layer.directions
+    return Work(
+        "products",
+        (3 if backward else 1) * layer.directions,
+        _weights(layer, layer.input_size),
+        1,
+        (1,),
+        _millions(layer, gates * inputs),
+    )
+
+
+def _weights(layer: Layer, inputs: int) -> float:
+    """Megabytes of the weights of four gates for so many inputs, of all directions."""
+    return layer.directions * 4 * layer.hidden_size * inputs * layer.dtype.itemsize / 1e6
+
+
+def _millions(layer: Layer, multiply_adds: int) -> float:
+    """Of each multiprocessor where all take their part, as in 16 bits."""
+    return multiply_adds * _relative(layer) / layer.multiprocessors / 1e6
+
+
+def _relative(layer: Layer) -> float:
+    """What a multiply-add takes, relative to one of 16 bits."""
+    if layer.dtype == torch.float32 and layer.tf32:
+        return TF32
+    return 1.0 if layer.dtype.itemsize == 2 else WITHOUT_TENSOR_CORES
+
+
+# Read once, as LSTM_FUSED_VARIANT is.
+_FROM_ENVIRONMENT = os.environ.get("LSTM_FUSED_COSTS") or None
+
+
+@functools.cache
+def table() -> dict[str, Costs]:
+    """The costs in force. Raises ValueError where the file of LSTM_FUSED_COSTS is not right."""
+    own = {name: Costs(*row) for name, row in COSTS.items()}
+    if _FROM_ENVIRONMENT is None:
+        return own
+    try:
+        return own | read(Path(_FROM_ENVIRONMENT))
+    except ValueError as error:
+        raise ValueError(f"LSTM_FUSED_COSTS: {error}") from error
+
+
+def read(path: Path) -> dict[str, Costs]:
+    """The rows of a file of `bench.fit --out`: {row: {term: microseconds, "measured": file}}.
+
+    Terms that a row leaves out are the table's. Raises ValueError, which says what is wrong.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold an object with a row for each cost")
+    return {name: _checked(f"{path}: {name!r}", name, row) for name, row in content.items()}
+
+
+def _checked(place: str, name: str, row: Any) -> Costs:
+    if name not in COSTS:
+        raise ValueError(f"{place} is not among the rows {', '.join(map(repr, COSTS))}")
+    if not isinstance(row, dict):
+        raise ValueError(f"{place} must be an object of {', '.join(Costs._fields)}")
+    for term, value in row.items():
+        if term not in Costs._fields:
+            raise ValueError(f"{place} has {term!r}, terms are {', '.join(Costs._fields)}")
+        if term == "measured":
+            if not isinstance(value, str | None):
+                raise ValueError(f"{place}: measured must name a file or be null, got {value!r}")
+        elif not _is_time(value):
+            raise ValueError(f"{place}: {term} must be microseconds, 0 or more, got {value!r}")
+    return Costs(*COSTS[name])._replace(**row)
+
+
+def _is_time(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= 0

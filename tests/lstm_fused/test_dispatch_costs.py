@@ -1,0 +1,228 @@
+"""The choice by estimates on CUDA, on a GPU that is not there: nothing runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import lstm_fused
+from lstm_fused import costs, dispatch, layer
+from lstm_fused.costs import Costs
+from lstm_fused.dispatch import Case, Refused, choose, explain, variant
+
+CASE = Case(128, device="cuda", dtype=torch.bfloat16)
+FREE = Costs(0, 0, 0, 0, 0, 0, None)
+
+pytestmark = pytest.mark.skipif(
+    lstm_fused.build_info() is None, reason="the plans' numbers are not built"
+)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """A GPU with 132 multiprocessors on which three kernels are proven; what they refuse."""
+    refusals: dict[str, str] = {}
+    own = dispatch.why_not
+
+    def why_not(name: str, case: Case) -> str | None:
+        return refusals.get(name) if name.startswith("cuda.") else own(name, case)
+
+    monkeypatch.setattr(dispatch, "PROVEN", ("cuda.block", "cuda.grid", "cuda.step"))
+    monkeypatch.setattr(dispatch, "why_not", why_not)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    properties = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    dispatch._fastest.cache_clear()
+    yield refusals
+    dispatch._fastest.cache_clear()
+
+
+def rows(monkeypatch: pytest.MonkeyPatch, **turns: float) -> None:
+    """A table in which nothing takes time but turns of forward, of the kernels by their words."""
+    table = dict.fromkeys(costs.COSTS, FREE)
+    for word, turn in turns.items():
+        table[f"cuda.{word} forward"] = FREE._replace(turn=turn)
+    table["cuda.step"] = table["torch.native small forward"] = FREE._replace(turn=1000.0)
+    monkeypatch.setattr(costs, "table", lambda: table)
+    dispatch._fastest.cache_clear()
+
+
+def test_the_lowest_estimate_is_chosen(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(monkeypatch, block=2.0, grid=1.0)
+    assert choose(CASE) == "cuda.grid"
+    rows(monkeypatch, block=1.0, grid=2.0)
+    assert choose(CASE) == "cuda.block"
+
+
+def test_equal_estimates_keep_the_order(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(monkeypatch, block=1.0, grid=1.0)
+    assert choose(CASE) == "cuda.block"
+
+
+def test_torchs_own_is_chosen_where_it_is_estimated_to_take_less(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(monkeypatch, block=2000.0, grid=3000.0)
+    # Both take a 1000 for each step, and cuda.step comes first.
+    assert choose(CASE) == "cuda.step"
+    gpu["cuda.step"] = "it is out of order"
+    dispatch._fastest.cache_clear()
+    assert choose(CASE) == dispatch.NATIVE
+
+
+def test_what_refuses_is_not_chosen(gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows(monkeypatch, block=2.0, grid=1.0)
+    gpu["cuda.grid"] = "it is out of order"
+    assert choose(CASE) == "cuda.block"
+
+
+@pytest.mark.parametrize(
+    ("known", "best"),
+    [
+        # The first is not known: it stays.
+        ({"cuda.grid": 1.0, "torch.native": 2.0}, "cuda.block"),
+        # One behind it is not known: it takes nobody's place, and is in nobody's way.
+        ({"cuda.block": 3.0, "torch.native": 2.0}, "torch.native"),
+        ({"cuda.block": 2.0, "torch.native": 3.0}, "cuda.block"),
+        ({}, "cuda.block"),
+    ],
+    ids=str,
+)
+def test_what_has_no_estimate_keeps_its_place(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch, known: dict[str, float], best: str
+) -> None:
+    monkeypatch.setattr(dispatch, "estimate", lambda name, case: known.get(name))
+    assert choose(CASE) == best
+
+
+def test_the_choice_flips_with_the_batch(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks for 8 rows each fill the GPU; a group of grid's takes turns."""
+    rows(monkeypatch, block=2.0, grid=1.5)
+    assert choose(CASE._replace(B=8)) == "cuda.grid"
+    assert choose(CASE._replace(B=512)) == "cuda.block"
+
+
+def test_training_counts_backward(gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows(monkeypatch, block=2.0, grid=1.0)
+    table = dict(costs.table())
+    table["cuda.grid backward"] = FREE._replace(turn=5.0)
+    monkeypatch.setattr(costs, "table", lambda: table)
+    assert choose(CASE) == "cuda.grid"
+    assert choose(CASE._replace(training=True)) == "cuda.block"
+
+
+def test_a_forced_variant_runs_whatever_it_takes(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(monkeypatch, block=2.0, grid=1.0)
+    for name in ("cuda.block", "cuda.cluster", "torch.native"):
+        with variant(name):
+            assert choose(CASE) == name
+    gpu["cuda.block"] = "it is out of order"
+    with variant("cuda.block"), pytest.raises(Refused, match="it is out of order"):
+        choose(CASE)
+
+
+def test_a_choice_is_made_once_for_a_case(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(dispatch, "estimate", lambda name, case: asked.append(name))
+    choose(CASE)
+    first = len(asked)
+    assert first > 1
+    choose(Case(*CASE))
+    assert len(asked) == first
+    choose(CASE._replace(T=CASE.T + 1))
+    assert len(asked) == 2 * first
+
+
+def test_without_a_proven_kernel_no_estimate_is_asked_for(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str, case: Case) -> None:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(dispatch, "PROVEN", ())
+    monkeypatch.setattr(dispatch, "estimate", fail)
+    assert choose(CASE) == dispatch.NATIVE
+
+
+def test_a_cpu_is_asked_for_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(128)
+    assert dispatch.estimate(choose(case), case) is None
+
+    def fail(name: str, case: Case) -> None:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(dispatch, "estimate", fail)
+    assert choose(case) in dispatch.default("cpu")
+
+
+def lines_of(case: Case) -> dict[str, str]:
+    return dict(line.split(maxsplit=1) for line in explain(case).splitlines()[1:])
+
+
+def test_explain_shows_the_estimates(gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows(monkeypatch, block=14.8, grid=0.021)
+    gpu["cuda.step"] = "it is out of order"
+    lines = lines_of(CASE)
+    assert lines["cuda.grid"] == "chosen, about 2.1 us forward (predicted)"
+    less = "cuda.grid is estimated to take less"
+    assert lines["cuda.block"] == f"{less}, about 1480 us forward (predicted)"
+    assert lines["torch.native"] == f"{less}, about 100000 us forward (predicted)"
+    assert lines["cuda.step"] == "it is out of order", "nothing of one that cannot run"
+    assert lines["torch.composite"] == "cuda.grid comes first"
+    # Not proven, but it could be asked for.
+    assert lines["cuda.cluster"].endswith("ask for it by name, about 0 us forward (predicted)")
+
+
+def test_explain_of_measured_rows_and_of_training(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(monkeypatch, block=1.0, grid=2.0)
+    table = {name: row._replace(measured="file.json") for name, row in costs.table().items()}
+    monkeypatch.setattr(costs, "table", lambda: table)
+    lines = lines_of(CASE._replace(training=True))
+    assert lines["cuda.block"] == "chosen, about 100 us forward and backward (fitted)"
+    with variant("cuda.grid"):
+        lines = lines_of(CASE)
+    assert lines["cuda.grid"] == "forced, about 200 us forward (fitted)"
+    assert lines["cuda.block"] == "cuda.grid is forced, about 100 us forward (fitted)"
+
+
+def test_explain_says_nothing_of_time_on_a_cpu() -> None:
+    assert " us " not in explain(lstm_fused.LSTM(3, 4))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_layer_asks_for_its_own_case(
+    monkeypatch: pytest.MonkeyPatch, packed: bool, grad: bool
+) -> None:
+    asked: list[Case] = []
+    monkeypatch.setattr(dispatch, "choose", lambda case: asked.append(case) or "torch.composite")
+    weights = [(torch.zeros(16, 3), torch.zeros(16, 4, requires_grad=True), None, None, None)]
+    x = torch.zeros(10, 3) if packed else torch.zeros(5, 2, 3)
+    batch_sizes = torch.full((5,), 2) if packed else None
+    with torch.set_grad_enabled(grad):
+        layer.chosen(x, weights, batch_sizes)
+    assert asked == [Case(4, T=5, B=2, input_size=3, training=grad, packed=packed)]
+
+
+def test_a_module_stands_for_what_it_would_run() -> None:
+    module: Any = lstm_fused.LSTM(3, 4)
+    assert dispatch.case_of(module) == Case(4, input_size=3, training=True)
+    with torch.no_grad():
+        assert not dispatch.case_of(module).training
+    assert not dispatch.case_of(module.requires_grad_(False)).training
