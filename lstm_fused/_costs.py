@@ -13,7 +13,7 @@ COSTS: dict[str, tuple[float, float, float, float, float, float, str | None]] = 
     "cuda.block backward":           (      2.5,     0.33,      0.0,     0.23,     0.77,     4.45, None),
     "cuda.cluster forward":          (      2.5,     0.33,     0.37,      0.2,     0.57,     4.45, None),
     "cuda.cluster backward":         (      2.5,     0.33,     0.37,     0.15,      1.3,     4.45, None),
-    "cuda.grid forward":             (      2.5,     0.33,     0.65,     0.25,     1.05,     4.45, None),
+    "cuda.grid forward":             (      2.5,     0.33,     0.65,      0.5,     0.57,     4.45, None),
     "cuda.grid backward":            (      2.5,     0.33,      1.3,      0.1,     1.15,     4.45, None),
     "cuda.step":                     (      4.0,     0.18,      0.0,      0.0,     0.38,      0.0, None),
     "torch.native static forward":   (      5.0,     0.33,      0.0,      1.4,      1.6,      0.0, None),

@@ -71,6 +71,7 @@ HEADS = {
     "cuda.cluster.bf16.t512b8h512d1.forward": 0.9,
     "cuda.cluster.bf16.t512b8h512d1.backward": 1.2,
     "cuda.grid.bf16.t512b8h1024d1.forward": 1.45,
+    "cuda.grid.bf16.t512b64h1024d1.forward": 2.2,  # two turns of 16 rows
     "cuda.grid.bf16.t512b8h1024d1.backward": 2.0,
     "cuda.block.bf16.t1024b64h128d1.forward": 0.57,
     "cuda.block.bf16.t1024b64h128d1.backward": 0.63,

@@ -89,15 +89,25 @@ def test_a_price_is_the_sum_of_its_terms(term: str) -> None:
         ("cuda.cluster", {"hidden_size": 256, "B": 64}, 1, [1], 4 * 32 * 256 * 8, 0),
         # 7 clusters of 16 blocks at once.
         ("cuda.cluster", {"hidden_size": 512, "B": 64}, 1, [2], 4 * 32 * 512 * 8, 0),
-        ("cuda.cluster", {"hidden_size": 512, "B": 240}, 1, [4, 4], 4 * 32 * 512 * 8, 0),
-        ("cuda.grid", {"hidden_size": 1024, "B": 64}, 1, [4], 4 * 16 * 1024 * 8, 0),
+        ("cuda.cluster", {"hidden_size": 512, "B": 240}, 1, [5], 4 * 32 * 512 * 8, 0),
+        # Forward 16 rows at a time, where there are more than 8 for each of the two groups.
+        ("cuda.grid", {"hidden_size": 1024, "B": 16}, 1, [1], 4 * 16 * 1024 * 8, 0),
+        ("cuda.grid", {"hidden_size": 1024, "B": 64}, 1, [2], 4 * 16 * 1024 * 16, 0),
+        (
+            "cuda.grid",
+            {"hidden_size": 1024, "B": 64, "backward": True},
+            1,
+            [4],
+            4 * 16 * 1024 * 8,
+            0,
+        ),
         # 128 rows after 112, and each direction by itself.
         (
             "cuda.grid",
             {"hidden_size": 2048, "B": 240, "directions": 2},
             6,
-            [14, 14, 14, 14, 2, 2],
-            4 * 16 * 2048 * 8,
+            [7, 7, 7, 7, 1, 1],
+            4 * 16 * 2048 * 16,
             98304,
         ),
     ],
