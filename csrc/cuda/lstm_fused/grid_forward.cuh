@@ -50,6 +50,7 @@ struct GridForward {
   ScanForward<T> scan;
   GridShare share;
   Exchange exchange;
+  Waiting waiting;
 };
 
 // The states of the first `rows` of 8 rows, from `from` on, into `to` as factors.
@@ -142,7 +143,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
               Kind<kProduct>::factor(scan.h0 ? scan.h0[state * H + k] : T(0.f));
       }
       receive<Self::kPieces>(
-          States<Self>{states_at(rows_before), p.exchange.row, bytes, going_on, h});
+          States<Self>{states_at(rows_before), p.exchange.row, bytes, going_on, h}, p.waiting);
       __syncthreads();
 
       Sums<kProduct> sums = {};
