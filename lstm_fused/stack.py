@@ -100,7 +100,8 @@ def _wants_chunks(
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
     # Its blocks wait for each other. So a launch waits for the one before it, whatever its stream
-    # (csrc/cuda/lstm_fused/dev.cuh), and no graph may hold two side by side.
+    # (csrc/cuda/lstm_fused/dev.cuh), and no graph may hold two side by side: they could wait for
+    # each other's place until both give up.
     return chosen(x, layers[0], batch_sizes) != "cuda.grid"
 
 

@@ -85,8 +85,8 @@ NOTHING_COMES = [
     *NOBODY_WAITS,
     Edit(
         "grid.cuh",
-        "    if (wanted(k)) source.poll(first + k, words[k]);\n  uint64_t",
-        "    for (int w = 0; w < 4; ++w) words[k][w] = uint32_t(first);\n  uint64_t",
+        "    if (wanted(k)) source.poll(first + k, words[k]);\n  for (unsigned",
+        "    for (int w = 0; w < 4; ++w) words[k][w] = uint32_t(first);\n  for (unsigned",
     ),
 ]
 NO_PRODUCTS = [

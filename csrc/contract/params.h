@@ -82,8 +82,9 @@ struct Matrix {
   int64_t rows, cols, row_stride, col_stride;
 };
 
-// What a variant needs from outside. It keeps no state of its own but whose turn it is on a device,
-// and how many clusters of a kernel that runs at once (cuda/lstm_fused/dev.cuh).
+// What a variant needs from outside. It keeps no state of its own but, of a device, whose turn it
+// is, how many clusters of a kernel it runs at once, and whether a kernel on it gave up
+// (cuda/lstm_fused/dev.cuh).
 struct Context {
   int threads;      // CPU: the team that torch.set_num_threads allows
   void* workspace;  // Variant::workspace bytes, aligned to 64

@@ -74,8 +74,8 @@ const Variant cuda_block{
     .why_not = cuda::why_not,
     .forward_workspace = [](const LayerForward& p) { return cuda::numbers_bytes(p.d); },
     .backward_workspace = [](const LayerBackward& p, int) { return cuda::numbers_bytes(p.d); },
-    .forward = cuda::run<cuda::BlockFamily, LayerForward>,
-    .backward = cuda::run<cuda::BlockFamily, LayerBackward>,
+    .forward = cuda::run_pass<cuda::BlockFamily, LayerForward>,
+    .backward = cuda::run_pass<cuda::BlockFamily, LayerBackward>,
 };
 
 }  // namespace lf

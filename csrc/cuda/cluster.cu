@@ -127,8 +127,8 @@ const Variant cuda_cluster{
     .why_not = cuda::why_not,
     .forward_workspace = [](const LayerForward& p) { return cuda::numbers_bytes(p.d); },
     .backward_workspace = [](const LayerBackward& p, int) { return cuda::numbers_bytes(p.d); },
-    .forward = cuda::run<cuda::ClusterFamily, LayerForward>,
-    .backward = cuda::run<cuda::ClusterFamily, LayerBackward>,
+    .forward = cuda::run_pass<cuda::ClusterFamily, LayerForward>,
+    .backward = cuda::run_pass<cuda::ClusterFamily, LayerBackward>,
 };
 
 }  // namespace lf

@@ -7,6 +7,7 @@
 #include "contract/variant.h"
 #include "cuda/lstm_fused/decode.cuh"
 #include "cuda/lstm_fused/dev.cuh"
+#include "cuda/lstm_fused/earlier.cuh"
 
 namespace lf::cuda {
 namespace {
@@ -80,6 +81,7 @@ void run_dtype(const LayerForward& p, const Context& context) {
 }
 
 void forward(const LayerForward& p, const Context& context) {
+  say_what_failed_earlier();
   switch (p.cell) {
 #define LF_CASE(id, CellType) \
   case Cell::id:              \

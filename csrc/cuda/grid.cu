@@ -3,7 +3,8 @@
 // grid_backward.cuh).
 //
 // The products over all rows are left to the caller. The host never waits for the device. Launches
-// of a device take turns; what a captured graph must not run beside says dev::launch_in_turn.
+// of a device take turns; what a captured graph must not run beside says dev::launch_in_turn, and
+// what becomes of it if it does grid.cuh: look_again.
 #define LF_ISA cuda
 #include "contract/variant.h"
 #include "cuda/lstm_fused/family.cuh"
@@ -46,14 +47,21 @@ void launch(const Context& context, dim3 blocks, const GridPlan& plan, void (*ke
       kernel, p);
 }
 
-// The first part of a workspace, in bytes: where each step's rows are. Behind it lies what blocks
-// hand on.
+// The parts of a workspace, in bytes: where each step's rows are, and the word that says that a
+// pass is given up. Behind them lies what blocks hand on.
 size_t steps_part(const Dims& d) {
   return size_t(ceil_div(int64_t(steps_bytes(d, kGridColumns)), 64) * 64);
 }
+constexpr size_t kWordPart = 64;
 
 unsigned char* handed_on(const Dims& d, const Context& context) {
-  return static_cast<unsigned char*>(context.workspace) + steps_part(d);
+  return static_cast<unsigned char*>(context.workspace) + steps_part(d) + kWordPart;
+}
+// For all launches of a pass: after one that is given up the results are wrong anyhow.
+Waiting waiting(const Dims& d, const Context& context) {
+  void* const word = static_cast<unsigned char*>(context.workspace) + steps_part(d);
+  dev::fill(context, word, 0, sizeof(uint32_t));
+  return {static_cast<uint32_t*>(word), dev::alarm(), dev::patience()};
 }
 template <class T, class Layer>
 auto scan_of(const Layer& p, const Context& context, int columns) {
@@ -62,7 +70,8 @@ auto scan_of(const Layer& p, const Context& context, int columns) {
 
 size_t workspace_bytes(const LayerForward& p) {
   const Dims& d = p.d;
-  return steps_part(d) + (in_y(d, p.dtype) ? 0 : size_t(d.D * d.N * state_bytes(d, p.dtype)));
+  return steps_part(d) + kWordPart +
+         (in_y(d, p.dtype) ? 0 : size_t(d.D * d.N * state_bytes(d, p.dtype)));
 }
 
 // Words of the two rings of a launch of backward.
@@ -82,7 +91,7 @@ size_t workspace_bytes(const LayerBackward& p, int) {
     const Rings rings = rings_of(p, share, blocks);
     words = std::max(words, rings.dgates + rings.dh);
   });
-  return steps_part(p.d) + size_t(words) * sizeof(uint32_t);
+  return steps_part(p.d) + kWordPart + size_t(words) * sizeof(uint32_t);
 }
 
 struct GridFamily {
@@ -105,11 +114,12 @@ struct GridFamily {
     const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, columns);
     const int64_t bytes = state_bytes(d, p.dtype);
     const Exchange exchange =
-        in_y(d, p.dtype) ? Exchange{static_cast<unsigned char*>(p.y), d.D * bytes, bytes, true}
-                         : Exchange{handed_on(d, context), bytes, d.N * bytes, false};
+        in_y(d, p.dtype) ? Exchange{static_cast<unsigned char*>(p.y), int(d.D * bytes), bytes, true}
+                         : Exchange{handed_on(d, context), int(bytes), d.N * bytes, false};
     dev::fill(context, exchange.first, kAbsentByte, size_t(d.D * d.N * bytes));
+    const Waiting waits = waiting(d, context);
     for_launches(Pass::forward, d, columns, [&](const GridShare& share, dim3 blocks) {
-      launch(context, blocks, plan, kernel, {scan, share, exchange});
+      launch(context, blocks, plan, kernel, {scan, share, exchange, waits});
     });
   }
 
@@ -117,12 +127,13 @@ struct GridFamily {
   static void run(const LayerBackward& p, const Context& context) {
     const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, kGridColumns);
     uint32_t* const dgates = reinterpret_cast<uint32_t*>(handed_on(p.d, context));
+    const Waiting waits = waiting(p.d, context);
     for_launches(Pass::backward, p.d, kGridColumns, [&](const GridShare& share, dim3 blocks) {
       const Rings rings = rings_of(p, share, blocks);
       dev::fill(context, dgates, 0, size_t(rings.dgates + rings.dh) * sizeof(uint32_t));
       launch(context, blocks, grid_plan(kProduct, Pass::backward, buckets[kBucket]),
              grid_backward<CellType, kProduct, kBucket>,
-             {scan, share, dgates, dgates + rings.dgates});
+             {scan, share, dgates, dgates + rings.dgates, waits});
     });
   }
 };
@@ -158,8 +169,8 @@ const Variant cuda_grid{
     .why_not = cuda::why_not,
     .forward_workspace = cuda::workspace_bytes,
     .backward_workspace = cuda::workspace_bytes,
-    .forward = cuda::run<cuda::GridFamily, LayerForward>,
-    .backward = cuda::run<cuda::GridFamily, LayerBackward>,
+    .forward = cuda::run_pass<cuda::GridFamily, LayerForward>,
+    .backward = cuda::run_pass<cuda::GridFamily, LayerBackward>,
 };
 
 }  // namespace lf

@@ -7,6 +7,7 @@
 #include "contract/order.h"
 #include "contract/variant.h"
 #include "cuda/lstm_fused/dev.cuh"
+#include "cuda/lstm_fused/earlier.cuh"
 #include "cuda/lstm_fused/gates.cuh"
 
 namespace lf::cuda {
@@ -194,6 +195,7 @@ void backward_cell(const LayerBackward& p, const Context& context) {
   }
 
 void forward(const LayerForward& p, const Context& context) {
+  say_what_failed_earlier();
   switch (p.cell) {
 #define LF_CASE(id, CellType) \
   case Cell::id:              \
@@ -204,6 +206,7 @@ void forward(const LayerForward& p, const Context& context) {
 }
 
 void backward(const LayerBackward& p, const Context& context) {
+  say_what_failed_earlier();
   switch (p.cell) {
 #define LF_CASE(id, CellType) \
   case Cell::id:              \

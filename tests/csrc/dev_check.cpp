@@ -42,7 +42,10 @@ constexpr int kSharedOfDevice = 99 << 10;
 cudaError_t occupancy_answer = cudaSuccess;
 int occupancy_asked = 0;
 cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-size_t events = 0;    // that were made: 1, 2, ...
+size_t events = 0;                                                 // that were made: 1, 2, ...
+cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;  // of this thread
+uint32_t pages[4] = {7, 7, 7, 7};                                  // what cudaHostAlloc gives
+int pages_given = 0;
 std::string told;     // what launch_in_turn asks for, in this order
 std::string failing;  // of these the one that does not answer as the others
 
@@ -114,6 +117,28 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return tell("record " + number(event), stream);
+}
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(capture_mode, *mode);
+  return failing == "mode" ? cudaErrorInvalidValue : answer;
+}
+cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned flags) {
+  check(capture_mode == cudaStreamCaptureModeRelaxed, "memory that a capture forbids");
+  check(bytes == sizeof(uint32_t) && flags == (cudaHostAllocMapped | cudaHostAllocPortable),
+        "memory of the host: what is asked for");
+  *memory = &pages[pages_given];
+  if (failing == "memory") return cudaErrorInvalidValue;
+  ++pages_given;
+  return answer;
+}
+// Kernels of another device have another address of it.
+void* address_for_kernels(void* here, int on) {
+  return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(here) + uintptr_t(on));
+}
+cudaError_t cudaHostGetDevicePointer(void** there, void* here, unsigned flags) {
+  check(capture_mode == cudaStreamCaptureModeRelaxed && flags == 0, "an address for kernels");
+  *there = address_for_kernels(here, device);
+  return failing == "address" ? cudaErrorInvalidValue : answer;
 }
 cudaError_t cudaGetDevice(int* current) {
   *current = device;
@@ -259,6 +284,43 @@ void check_turns() {
   device = 3;
 }
 
+// The word by which kernels of a device tell the host that they gave up.
+void check_alarms() {
+  const auto raised = [](int on) {
+    device = on;
+    return dev::take_alarm();
+  };
+  check(!raised(3) && pages_given == 0, "take_alarm where there is none");
+  for (const char* const call : {"mode", "memory", "address", "device"}) {
+    failing = call;
+    try {
+      dev::alarm();
+      check(false, call);
+    } catch (const std::runtime_error& error) {
+      check(std::strstr(error.what(), "its words"), call);
+    }
+    failing.clear();
+    // What could not be changed could not be changed back.
+    if (!std::strcmp(call, "mode")) capture_mode = cudaStreamCaptureModeGlobal;
+    check(capture_mode == cudaStreamCaptureModeGlobal, "alarm: the mode of capture is given back");
+    check(!raised(3), "take_alarm after an alarm that could not be made");
+  }
+  pages_given = 0;
+  capture_mode = cudaStreamCaptureModeThreadLocal;
+  const void *const first = address_for_kernels(pages, 3), *const second =
+                                                               address_for_kernels(pages + 1, 5);
+  check(dev::alarm() == first && pages[0] == 0 && dev::alarm() == first && pages_given == 1 &&
+            capture_mode == cudaStreamCaptureModeThreadLocal,
+        "alarm: once for a device");
+  device = 5;
+  check(dev::alarm() == second && pages[1] == 0 && pages_given == 2, "alarm: once for each device");
+  pages[0] = 1;
+  check(!raised(5) && raised(3) && pages[0] == 0 && !raised(3), "take_alarm: once");
+  pages[1] = 1;
+  check(!raised(3) && !raised(4) && raised(5) && !raised(5), "take_alarm: on its own device");
+  device = 3;
+}
+
 }  // namespace
 
 int main(int argc, char**) {
@@ -286,6 +348,7 @@ int main(int argc, char**) {
         "copy_rows");
 
   check_turns();
+  check_alarms();
 
   launched.times = 0;
   attributes_of_kernel.clear();
@@ -338,6 +401,7 @@ int main(int argc, char**) {
   check(none == 0 && errors_taken == taken + 1 && !asks({4, 32, 0, 4}),
         "clusters_at_once: too large for the device");
   check_throws("limits that fail", [] { dev::limits(); });
+  check_throws("an alarm that fails", [] { dev::take_alarm(); });
   if (!wrong) std::puts("ok");
   return wrong != 0;
 }

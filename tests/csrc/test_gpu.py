@@ -263,6 +263,24 @@ def test_a_graph_replays(variant: Forced, case: Case, dtype: torch.dtype, grad: 
             assert_same_bits(results, want, f"replayed after x was scaled by {factor}")
 
 
+@pytest.mark.parametrize("case", [BIG])
+def test_two_graphs_at_once_are_right_or_end(variant: Forced, case: Case) -> None:
+    """Of cuda.grid both may hold a part of the GPU and wait for the rest: then they give up."""
+    jobs = [Job(case, torch.bfloat16, variant.device, grad=False) for _ in range(2)]
+    want = kept(jobs[0].run())
+    graphs = [(torch.cuda.Stream(), *captured(job)) for job in jobs]
+    torch.cuda.synchronize()
+    for _ in range(3):
+        for stream, replay, _ in graphs:
+            with torch.cuda.stream(stream):
+                replay()
+        torch.cuda.synchronize()
+        if not all(torch.equal(got[name], want[name]) for _, _, got in graphs for name in want):
+            with pytest.raises(RuntimeError, match="earlier call"):
+                jobs[0].run()
+        assert_same_bits(jobs[0].run(), want, "after both")
+
+
 @few
 def test_two_graphs_take_turns(variant: Forced, case: Case) -> None:
     jobs = [Job(case, torch.float32, variant.device), Job(WIDER, torch.float32, variant.device)]

@@ -16,10 +16,6 @@ inline void __syncthreads(simt::Where where = simt::Where::current()) {
   simt::block_barrier(0, blockDim.x * blockDim.y * blockDim.z, "__syncthreads", where);
 }
 
-[[noreturn]] inline void __trap(simt::Where where = simt::Where::current()) {
-  simt::fail("a thread has waited in vain", where);
-}
-
 inline void __syncwarp(unsigned mask = ~0u, simt::Where where = simt::Where::current()) {
   simt::exchange(mask, {}, true, "__syncwarp", where);
 }

@@ -20,6 +20,8 @@ dim3 blockDim, gridDim;
 namespace simt {
 
 uint64_t seed = 0;
+unsigned late_blocks = 0;
+uint64_t late_waits = 0;
 
 namespace {
 
@@ -151,7 +153,8 @@ class Machine {
   Queue ready_, spinning_;
   std::deque<Effect> effects_;
   Thread* current_ = nullptr;
-  size_t alive_ = 0, in_vain_ = 0;  // resumed spinning threads since the last one that got on
+  size_t late_ = 0, held_back_ = 0;  // threads of late blocks, and those of them yet to start
+  size_t alive_ = 0, in_vain_ = 0;   // resumed spinning threads since the last one that got on
   int next_ = kEnd;
   std::optional<std::string> error_;
   Fiber main_{.identity = Identity::current()};
@@ -186,6 +189,8 @@ void Machine::fail(const std::string& what, Where where) {
 
 // Threads go on from one to another; what is not a thread is run_blocks's.
 int Machine::choose() {
+  if (alive_ == held_back_)
+    while (held_back_) ready_.push(int(--held_back_));
   if (!alive_) return kEnd;
   const bool idle = ready_.empty() && (spinning_.empty() || !seed || random() % 4);
   if (!effects_.empty() && (idle || (seed && random() % 16 == 0))) return kEffect;
@@ -244,6 +249,7 @@ void Machine::leave(State state, Where where) {
   current_->state = state;
   if (state == State::ready) ready_.push(current_->id);
   if (state == State::spinning) spinning_.push(current_->id);
+  if (state == State::spinning && size_t(current_->id) < late_) ++late_waits;
   go_on();
 }
 
@@ -328,7 +334,7 @@ void Machine::make_thread(Thread& thread, int id) {
   thread.fiber = fibers.take(&entry);
   thread.fiber.identity.enter(true);  // the launch precedes it
   main_.identity.enter(false);
-  ready_.push(id);
+  if (size_t(id) >= held_back_) ready_.push(id);
 }
 
 // Blocks [first, first + count) from start to end.
@@ -337,6 +343,7 @@ void Machine::run_blocks(unsigned first, unsigned count) {
   blocks_ = std::vector<Block>(count);
   threads_ = std::vector<Thread>(size_t(count) * size);
   ready_ = spinning_ = Queue(threads_.size());
+  late_ = held_back_ = launch_.cooperative ? late_blocks * size : 0;
   for (unsigned k = 0; k < count; ++k) make_block(blocks_[k], first + k);
   for (size_t k = 0; k < threads_.size(); ++k) make_thread(threads_[k], int(k));
   alive_ = threads_.size();

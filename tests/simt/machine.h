@@ -48,6 +48,12 @@ struct Launch {
 // random moment. Stays until it is changed.
 extern uint64_t seed;
 
+// Of a cooperative launch so many blocks, the first ones, start when all others have ended, as if
+// another launch had their place; and how often threads of theirs have waited so far. Stay until
+// they are changed.
+extern unsigned late_blocks;
+extern uint64_t late_waits;
+
 // Runs the kernel to its end; throws Error.
 void run(const Launch& launch, const std::function<void()>& kernel);
 

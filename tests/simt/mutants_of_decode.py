@@ -40,4 +40,5 @@ MUTANTS = {
         KERNEL, "p.c_n[state] = c.x;", "p.c_n[state] = T(c.x);"
     ),
     "c is kept where no backward is wanted": Mutant(KERNEL, "  if (!p.c) return;\n", ""),
+    "nobody asks what failed earlier": Mutant(DRIVER, "  say_what_failed_earlier();\n", ""),
 }

@@ -80,6 +80,38 @@ MUTANTS = {
     "steps of slices of eight rows": Mutant(
         DRIVER, "(p, context, columns);", "(p, context, kGridColumns);"
     ),
+    # What becomes of a launch whose blocks do not all run at once.
+    "nobody loses patience": Mutant(
+        GROUP, "if (looks < waiting.patience) return true;", "return true;"
+    ),
+    "nobody hears that the launch is given up": Mutant(
+        GROUP, "  if (ptx::poll_word(waiting.given_up)) return false;\n", ""
+    ),
+    "who gives up does not say so to the launch": Mutant(
+        GROUP, "ptx::exchange_word(waiting.given_up, 1)", "ptx::poll_word(waiting.given_up)"
+    ),
+    "nobody tells the host": Mutant(
+        GROUP, "ptx::tell_host(waiting.alarm, 1);", "ptx::poll_word(waiting.alarm);"
+    ),
+    "who gives up takes what was there before": Mutant(
+        GROUP, "{kNothing, kNothing, kNothing, kNothing}", "words[k]"
+    ),
+    "who gives up looks once more": Mutant(
+        GROUP,
+        "kNothing, kNothing});\n    return;\n",
+        "kNothing, kNothing});\n",
+    ),
+    "a pass begins as one that is given up": Mutant(
+        DRIVER, "  dev::fill(context, word, 0, sizeof(uint32_t));\n", ""
+    ),
+    "the word of the pass is one that is handed on": Mutant(
+        DRIVER,
+        "(context.workspace) + steps_part(d) + kWordPart;",
+        "(context.workspace) + steps_part(d);",
+    ),
+    "nobody asks what failed earlier": Mutant(
+        "lstm_fused/family.cuh", "  say_what_failed_earlier();\n", ""
+    ),
     # Which number stands where.
     "pieces of another row": Mutant(
         FORWARD,

@@ -71,4 +71,14 @@ MUTANTS = {
     "the input of another direction": Mutant(
         STEP, "k.gates = at<T>(p.gates, (i * d.N + row)", "k.gates = at<T>(p.gates, (0 * d.N + row)"
     ),
+    "forward does not ask what failed earlier": Mutant(
+        STEP,
+        "LayerForward& p, const Context& context) {\n  say_what_failed_earlier();\n",
+        "LayerForward& p, const Context& context) {\n",
+    ),
+    "backward does not ask what failed earlier": Mutant(
+        STEP,
+        "LayerBackward& p, const Context& context) {\n  say_what_failed_earlier();\n",
+        "LayerBackward& p, const Context& context) {\n",
+    ),
 }

@@ -1,6 +1,7 @@
 // The CUDA variants, in the SIMT machine, for lstm_fused.dispatch.add_kernels.
 #include <cstdlib>
 
+#include "cuda/lstm_fused/dev.cuh"
 #include "machine.h"
 #include "variants.h"
 
@@ -21,4 +22,12 @@ const bool seeded = [] {
 extern "C" __attribute__((visibility("default"))) const lf::Variant* lf_variants(int* count) {
   *count = sizeof variants / sizeof variants[0];
   return variants;
+}
+
+// From now on so many blocks of a cooperative launch start late, and the others look for them so
+// often.
+extern "C" __attribute__((visibility("default"))) void simt_hold_back(unsigned blocks,
+                                                                      unsigned patience) {
+  simt::late_blocks = blocks;
+  lf::dev::patience_here = patience;
 }

@@ -86,6 +86,22 @@ __global__ void publish_pairs(Words words) {
   }
 }
 
+// Two blocks tell each other a word a lane. Out: the words before two exchanges, what the other
+// block told, and how many lanes were the first to exchange the one word that all do.
+__global__ void give_up(Words words) {
+  uint32_t* const mine = words.scratch + words.at(blockIdx.x, threadIdx.x);
+  const uint32_t* const theirs = words.scratch + words.at(blockIdx.x ^ 1, 31 - threadIdx.x);
+  uint32_t* const of_all = words.scratch + words.at(2, 0);
+  uint32_t* const out = words.output();
+  for (int k = 0; k < 2; ++k) out[k] = ptx::exchange_word(mine, words.input()[k]);
+  ptx::tell_host(mine + 1, words.input()[2] | 1);
+  wait_until([&] { return (out[2] = ptx::poll_word(theirs + 1)) != 0; });
+  if (!ptx::exchange_word(of_all, 1)) ptx::add_release(of_all + 1, 1);
+  ptx::add_release(of_all + 2, 1);
+  wait_until([&] { return ptx::load_acquire(of_all + 2) == 64; });
+  out[3] = ptx::load_acquire(of_all + 1);
+}
+
 // ---- clusters
 
 // Every block reads from its neighbours' shared memory.

@@ -233,6 +233,12 @@ void check_flags() {
   check_words(published, 8, [&](int block, int lane, int k) {
     return published.input(1 - block, 31 - lane, k) | 1;
   });
+  const Run given_up = run("give_up");
+  check_words(given_up, 4, [&](int block, int lane, int k) {
+    const uint32_t want[4] = {0, given_up.input(block, lane, 0),
+                              given_up.input(1 - block, 31 - lane, 2) | 1, 1};
+    return want[k];
+  });
 }
 
 template <unsigned kCluster>

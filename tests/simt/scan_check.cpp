@@ -8,11 +8,14 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <bit>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "cuda/lstm_fused/dev.cuh"
+#include "cuda/lstm_fused/ptx.cuh"
 #include "machine.h"
 #include "variants.h"
 
@@ -124,6 +127,94 @@ const char* what_is_handed_on_wrongly(const lf::Variant& variant) {
   return nullptr;
 }
 
+// All that backward of a small layer gives.
+template <class T>
+std::vector<float> small_gradients(const lf::Variant& variant, int64_t steps, int64_t H) {
+  const int64_t rows = 2 * steps;
+  const std::vector<T> w_hh(4 * H * H, T(0.1f)), gates(rows * 4 * H, T(0.5f)), dy(rows * H, T(1.f));
+  const std::vector<float> c(rows * H, 0.5f);
+  std::vector<T> dgates(rows * 4 * H), dh0(2 * H);
+  std::vector<float> dc0(2 * H);
+  std::vector<int64_t> offsets;
+  for (int64_t t = 0; t <= steps; ++t) offsets.push_back(2 * t);
+  lf::LayerBackward p{};
+  p.dtype = p.storage = lf::oracle::Storage<T>::kDType;
+  p.d = {.T = steps, .B = 2, .H = H, .P = H, .D = 1, .N = rows};
+  p.offsets = offsets.data();
+  p.w_hh[0] = w_hh.data();
+  p.gates = gates.data();
+  p.c = c.data();
+  p.dy = dy.data();
+  p.dgates = dgates.data();
+  p.dh0 = dh0.data();
+  p.dc0 = dc0.data();
+  const Guarded<unsigned char> workspace(int64_t(variant.backward_workspace(p, 1)), false, 64);
+  lf::Context context{};
+  context.tf32 = true;
+  context.workspace = workspace.data();
+  variant.backward(p, context);
+  std::vector<float> all(dgates.begin(), dgates.end());
+  all.insert(all.end(), dh0.begin(), dh0.end());
+  all.insert(all.end(), dc0.begin(), dc0.end());
+  return all;
+}
+
+// Whether a pass says that an earlier one went wrong, instead of running.
+template <class Run>
+bool complains(Run run) {
+  try {
+    run();
+    return false;
+  } catch (const simt::Error&) {
+    throw;
+  } catch (const std::runtime_error& error) {
+    return std::strstr(error.what(), "cuda.grid") && std::strstr(error.what(), "NaN");
+  }
+}
+
+// A pass of cuda.grid that does not have all of its blocks at once ends, with numbers that look
+// wrong. The next pass says so, and no other one.
+template <class Run>
+const char* what_is_wrong_with_giving_up(int64_t steps, Run run) {
+  const std::vector<float> right = run();
+  const unsigned patience = std::exchange(lf::dev::patience_here, 128);
+  const int told = lf::ptx::told_host;
+  simt::late_blocks = 1;
+  simt::late_waits = 0;
+  const std::vector<float> wrong = run();
+  simt::late_blocks = 0;
+  lf::dev::patience_here = patience;
+  const auto nans =
+      std::count_if(wrong.begin(), wrong.end(), [](float x) { return std::isnan(x); });
+  if (size_t(nans) < wrong.size() / 2)
+    return "numbers of a pass that is given up do not look wrong";
+  if (lf::ptx::told_host != told + 1) return "the host is not told once that a launch is given up";
+  // Each of its 256 threads asks after 8 looks.
+  if (simt::late_waits > uint64_t(5 * 256 * steps)) return "a block that starts late waits in vain";
+  if (!complains(run)) return "nobody says that a launch was given up";
+  if (run() != right) return "a pass is wrong after one that was given up";
+  return nullptr;
+}
+template <class T>
+const char* what_is_wrong_with_giving_up(const lf::Variant& variant) {
+  const int64_t steps = 10, H = 24;
+  const auto forward = [&] {
+    SmallLayer<T> layer{steps, 1, H, std::vector<T>(2 * H, T(0.3f)), std::vector<float>(2 * H)};
+    layer.run(variant, 0xff);
+    return std::vector<float>(layer.y.begin(), layer.y.end());
+  };
+  if (const char* const words = what_is_wrong_with_giving_up(steps, forward)) return words;
+  return what_is_wrong_with_giving_up(steps, [&] { return small_gradients<T>(variant, steps, H); });
+}
+
+// Every pass of every variant begins with what went wrong earlier.
+bool says_what_failed_earlier(const lf::Variant& variant) {
+  lf::dev::alarm_here = 1;
+  if (!complains([&] { variant.forward({}, {}); })) return false;
+  lf::dev::alarm_here = 1;
+  return complains([&] { variant.backward({}, {}); });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -192,7 +283,18 @@ int main(int argc, char** argv) {
         std::printf("%s: %s\n", variant->name, words);
         return 1;
       }
+    if (!says_what_failed_earlier(*variant)) {
+      std::printf("%s does not say that an earlier pass went wrong\n", variant->name);
+      return 1;
+    }
     if (!std::strcmp(variant->name, "simt.grid")) {
+      using Check = const char* (*)(const lf::Variant&);
+      for (const Check check_giving_up : {Check(what_is_wrong_with_giving_up<Tf32>),
+                                          Check(what_is_wrong_with_giving_up<__nv_bfloat16>)})
+        if (const char* const words = check_giving_up(*variant)) {
+          std::printf("%s: %s\n", variant->name, words);
+          return 1;
+        }
       // Terms of all warps, the second bucket, several groups, and launches for a part of the
       // rows.
       check.operator()<Tf32>(4, 126, Size::brief);

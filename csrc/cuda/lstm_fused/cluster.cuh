@@ -82,15 +82,15 @@ struct Exchanges {
     }
   }
   // All bytes of exchange k have come. Arms its barrier for as many of exchange k + 2.
+  //
+  // Waits without a bound: hardware starts the blocks of a cluster together, so what is awaited
+  // comes, however long another process has the device or a debugger stops it. Who gave up could
+  // not end: bytes on their way would meet a barrier that does not expect them, or a block whose
+  // shared memory is gone.
   __device__ __forceinline__ void await(int turn, int k, unsigned bytes) const {
     uint64_t* const barrier = of(turn, k);
     const unsigned parity = unsigned(k) / 2 % 2;
-    uint64_t began = 0;
-    for (unsigned tries = 1; !ptx::phase_ended(barrier, parity); ++tries) {
-      if (tries % 64) continue;  // each of them waits a little
-      const uint64_t now = ptx::nanoseconds();
-      if (!began) began = now;
-      if (now - began > kPatience) __trap();
+    while (!ptx::phase_ended(barrier, parity)) {
     }
     if (threadIdx.x == 0) ptx::arrive_expecting(barrier, bytes);
     __syncwarp();

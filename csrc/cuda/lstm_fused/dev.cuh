@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <stdexcept>
@@ -107,7 +108,7 @@ inline Turns turns;
 // two on two streams at once could each hold a part of the multiprocessors, and wait for the rest
 // for ever. A stream that captures a graph knows nothing of other streams, and one process nothing
 // of another: a graph with such a kernel must not run beside another launch of one, nor two
-// processes by MPS.
+// processes by MPS. If they do and each holds a part, kernels give up, and set the alarm.
 template <class Parameters>
 void launch_in_turn(const Context& context, const Grid& grid, void (*kernel)(Parameters),
                     const Parameters& p) {
@@ -125,6 +126,53 @@ void launch_in_turn(const Context& context, const Grid& grid, void (*kernel)(Par
     check(cudaEventCreateWithFlags(&ended, cudaEventDisableTiming), "event");
   launch(context, grid, kernel, p);
   check(cudaEventRecord(ended, stream), "event of the launch");
+}
+
+// How often such kernels look for what another block hands on before they give up: some 10 seconds,
+// as a look takes 0.3 us and more.
+inline unsigned patience() { return 1u << 25; }
+
+// A word by which the kernels of a device tell the host that they gave up, in page-locked memory of
+// the host, who so need not wait for the device to read it.
+struct Alarm {
+  uint32_t *here, *there;  // as the host knows it, and as kernels do
+};
+// By device, and for ever, as graphs hold the address.
+struct Alarms {
+  std::mutex mutex;
+  std::map<int, Alarm> made;
+};
+inline Alarms alarms;
+
+// Of the current device, for its kernels.
+inline uint32_t* alarm() {
+  int device;
+  check(cudaGetDevice(&device), "current device");
+  const std::lock_guard<std::mutex> lock(alarms.mutex);
+  if (const auto known = alarms.made.find(device); known != alarms.made.end())
+    return known->second.there;
+  void *here = nullptr, *there = nullptr;
+  // Memory is not of the graph that a stream may be capturing: so it is allowed.
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  check(cudaThreadExchangeStreamCaptureMode(&mode), "mode of capture");
+  cudaError_t error =
+      cudaHostAlloc(&here, sizeof(uint32_t), cudaHostAllocMapped | cudaHostAllocPortable);
+  if (error == cudaSuccess) error = cudaHostGetDevicePointer(&there, here, 0);
+  check(cudaThreadExchangeStreamCaptureMode(&mode), "mode of capture");
+  check(error, "page-locked memory");
+  uint32_t* const word = static_cast<uint32_t*>(here);
+  *word = 0;
+  alarms.made[device] = {word, static_cast<uint32_t*>(there)};
+  return static_cast<uint32_t*>(there);
+}
+
+// Whether a kernel on the current device has set its word since this was last asked.
+inline bool take_alarm() {
+  int device;
+  check(cudaGetDevice(&device), "current device");
+  const std::lock_guard<std::mutex> lock(alarms.mutex);
+  const auto known = alarms.made.find(device);
+  return known != alarms.made.end() && std::atomic_ref(*known->second.here).exchange(0) != 0;
 }
 
 inline void copy(const Context& context, void* to, const void* from, size_t bytes) {

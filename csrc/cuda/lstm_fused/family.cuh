@@ -6,6 +6,7 @@
 
 #include "cell/list.h"
 #include "cuda/lstm_fused/dev.cuh"
+#include "cuda/lstm_fused/earlier.cuh"
 #include "cuda/lstm_fused/product_plan.h"
 
 namespace lf::cuda {
@@ -53,6 +54,13 @@ void run(const Layer& p, const Context& context) {
     LF_FOR_EACH_CELL(LF_CASE)
 #undef LF_CASE
   }
+}
+
+// A pass of a Variant.
+template <class Family, class Layer>
+void run_pass(const Layer& p, const Context& context) {
+  say_what_failed_earlier();
+  run<Family>(p, context);
 }
 
 // What no family takes; which types of numbers each does is its own to say.

@@ -83,16 +83,48 @@ struct Group {
   }
 };
 
+// How a pass ends where blocks of a launch do not all run at once, so that some wait in vain.
+struct Waiting {
+  uint32_t* given_up;  // the pass's own: 0 until a thread has lost its patience
+  uint32_t* alarm;     // the device's, for the host
+  unsigned patience;   // looks at words that are not there
+};
+constexpr uint32_t kNothing = 0xffffffff;  // a NaN, or two of 16 bits
+
+// Who waits asks whether the pass is given up: a trip through L2 after 8 looks, of which nobody
+// needs so many where all goes well, and then after every 64.
+constexpr unsigned kLooksBetween = 64, kLooksBefore = 8;
+
+// After so many looks: whether to look again. Patience is counted in looks, as a clock goes on
+// while the device is given to another process or stopped by a debugger.
+//
+// Who has lost it says so to all who wait, and the first one to the host. Then everybody goes on
+// with NaN for what is not there, in this wait and in those that follow; so does a block that
+// starts late, where others have overwritten what it waits for. Every block runs to its end, so no
+// barrier lacks a thread and nothing that is handed on stays absent. A load that finds nothing
+// costs 8 looks and a question, some 3 us: 70000 steps end in 0.2 s forward and 0.4 s backward, and
+// in 12 s with 14 turns of the widest layer's four loads.
+//
+// That the pass is given up is asked anew in each wait: a thread that remembered it would need a
+// register, which the widest kernels have not.
+__device__ __forceinline__ bool look_again(const Waiting& waiting, unsigned looks) {
+  if (looks % kLooksBetween) return true;
+  if (ptx::poll_word(waiting.given_up)) return false;
+  if (looks < waiting.patience) return true;
+  if (!ptx::exchange_word(waiting.given_up, 1)) ptx::tell_host(waiting.alarm, 1);
+  return false;
+}
+
 // Takes the pieces [first, first + kAtOnce) of a source once they are there.
 template <int kPieces, int kAtOnce, class Source>
-__device__ __forceinline__ void receive_some(int first, const Source& source) {
+__device__ __forceinline__ void receive_some(int first, const Source& source,
+                                             const Waiting& waiting) {
   uint32_t words[kAtOnce][4];
   const auto wanted = [&](int k) { return first + k < kPieces && source.wanted(first + k); };
 #pragma unroll
   for (int k = 0; k < kAtOnce; ++k)
     if (wanted(k)) source.poll(first + k, words[k]);
-  uint64_t began = 0;
-  for (unsigned tries = 1;; ++tries) {
+  for (unsigned looks = kLooksBetween - kLooksBefore + 1;; ++looks) {
     bool complete = true;
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k)
@@ -101,10 +133,11 @@ __device__ __forceinline__ void receive_some(int first, const Source& source) {
         complete = false;
       }
     if (complete) break;
-    if (tries % 4096) continue;
-    const uint64_t now = ptx::nanoseconds();
-    if (!began) began = now;
-    if (now - began > kPatience) __trap();
+    if (look_again(waiting, looks)) continue;
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (wanted(k)) source.take(first + k, {kNothing, kNothing, kNothing, kNothing});
+    return;
   }
 #pragma unroll
   for (int k = 0; k < kAtOnce; ++k)
@@ -114,11 +147,11 @@ __device__ __forceinline__ void receive_some(int first, const Source& source) {
 // All that a thread wants of a source's pieces; each four are one trip through L2. Eight would be
 // on their way with the fragments in registers, and spill.
 template <int kPieces, class Source>
-__device__ __forceinline__ void receive(const Source& source) {
+__device__ __forceinline__ void receive(const Source& source, const Waiting& waiting) {
   constexpr int kAtOnce = kPieces < 4 ? kPieces : 4;
 #pragma unroll
   for (int first = 0; first < kPieces; first += kAtOnce)
-    receive_some<kPieces, kAtOnce>(first, source);
+    receive_some<kPieces, kAtOnce>(first, source, waiting);
 }
 
 }  // namespace lf::cuda

@@ -44,6 +44,7 @@ struct GridBackward {
   // Pairs of word and tag, zeros before the launch, for each group, slice and turn:
   uint32_t* dgates;  // [kGridParts][8 rows][4 gates][units of a part]
   uint32_t* dh;      // [blocks][kGridParts / 2][kGridCells][2 parts]
+  Waiting waiting;
 };
 
 // Words of 8 rows of all blocks' hands.
@@ -191,7 +192,8 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   const auto take_dh = [&](uint32_t tag, int turn, const StepRows& rows) {
     if (!slice.active(rows)) return;
     receive<kGridParts / 2>(SharesOfDh{dh_at(tag, turn, int(blockIdx.x), int(threadIdx.x)), parts,
-                                       tag, dh_of_all[Slice::place(turn)]});
+                                       tag, dh_of_all[Slice::place(turn)]},
+                            p.waiting);
   };
 
   const auto load_turn = [&](const StepRows& step, int n, int turn) {
@@ -243,7 +245,8 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   const auto send_back = [&](uint32_t tag, int turn) {
     const int rows = slice.rows(now, turn).count;
     if (rows == 0 || units <= 0) return;
-    receive<Self::kPieces>(Gates{dgates_at(tag, turn, part), units, rows, tag, now_written});
+    receive<Self::kPieces>(Gates{dgates_at(tag, turn, part), units, rows, tag, now_written},
+                           p.waiting);
     unsigned char* const written = now_written;
     now_written = now_read, now_read = written;
     __syncthreads();

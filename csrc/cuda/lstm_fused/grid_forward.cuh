@@ -51,8 +51,9 @@ constexpr int kAbsentByte = 0xff;
 // Where states are handed on: a place for every row of every direction, a multiple of 16 bytes.
 struct Exchange {
   unsigned char* first;
-  int64_t row, direction;  // bytes from one to the next
-  bool is_y;               // it is the output itself
+  int row;  // bytes from one to the next
+  int64_t direction;
+  bool is_y;  // it is the output itself
 };
 
 template <class T>
@@ -60,19 +61,20 @@ struct GridForward {
   ScanForward<T> scan;
   GridShare share;
   Exchange exchange;
+  Waiting waiting;
 };
 
 // The first `rows` states, `stride` bytes apart, from `from` on, into `to` as factors.
 template <class Self>
 struct States {
   const unsigned char* from;  // from here on: of the thread's first piece
-  int64_t stride;
+  int stride;
   int bytes;
   int rows;
   unsigned char* to;
 
-  __device__ __forceinline__ States(const unsigned char* states, int64_t stride, int bytes,
-                                    int rows, unsigned char* factors)
+  __device__ __forceinline__ States(const unsigned char* states, int stride, int bytes, int rows,
+                                    unsigned char* factors)
       : from(states + Self::first_row() * stride + Self::first_byte()),
         stride(stride),
         bytes(bytes - Self::first_byte()),
@@ -157,7 +159,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
             Kind<kProduct>::factor(scan.h0 ? scan.h0[state * H + k] : T(0.f));
     }
     receive<Self::kPieces>(
-        States<Self>{states_at(rows_before), p.exchange.row, bytes, going_on, to});
+        States<Self>{states_at(rows_before), p.exchange.row, bytes, going_on, to}, p.waiting);
   };
 
   StepRows before = slice.step(-1), now = slice.step(0), next = slice.step(1);

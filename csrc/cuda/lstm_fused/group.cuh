@@ -7,10 +7,6 @@
 
 namespace lf::cuda {
 
-// A launch waits so long for one of its own blocks, then it fails, and with it all that the process
-// has on the device: but never for ever.
-constexpr uint64_t kPatience = 10'000'000'000;  // ns
-
 // What one launch runs. Grid: blocks of a group, slices of the batch, directions.
 struct GridShare {
   int first_row;  // of the batch

@@ -155,6 +155,25 @@ __device__ __forceinline__ void poll_words(uint32_t (&words)[4], const uint32_t*
                : "memory");
 }
 
+__device__ __forceinline__ uint32_t poll_word(const uint32_t* from) {
+  uint32_t word;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(word) : "l"(from) : "memory");
+  return word;
+}
+// Publishes a word, and gives what was there before.
+__device__ __forceinline__ uint32_t exchange_word(uint32_t* at, uint32_t word) {
+  uint32_t before;
+  asm volatile("atom.relaxed.gpu.global.exch.b32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(at), "r"(word)
+               : "memory");
+  return before;
+}
+// Publishes a word to the host, in memory of its own.
+__device__ __forceinline__ void tell_host(uint32_t* to, uint32_t word) {
+  asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
+}
+
 // The same with a tag beside each word, for memory that is used again: a pair of word and tag is
 // whole.
 __device__ __forceinline__ void publish_tagged(uint32_t* to, uint32_t word, uint32_t tag) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstring>
+#include <utility>
 
 #include "contract/params.h"
 #include "machine.h"
@@ -28,6 +29,12 @@ void launch_in_turn(const Context& context, const Grid& grid, void (*kernel)(Par
                     const Parameters& p) {
   launch(context, grid, kernel, p);
 }
+
+inline unsigned patience_here = 1u << 25;
+inline unsigned patience() { return patience_here; }
+inline uint32_t alarm_here = 0;
+inline uint32_t* alarm() { return &alarm_here; }
+inline bool take_alarm() { return std::exchange(alarm_here, 0u) != 0; }
 
 inline void copy(const Context&, void* to, const void* from, size_t bytes) {
   std::memcpy(to, from, bytes);

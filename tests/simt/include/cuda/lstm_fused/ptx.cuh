@@ -180,6 +180,21 @@ inline void poll_words(uint32_t (&words)[4], const uint32_t* from, Where where =
     if (!(seen >> k & 1)) words[k] = __atomic_load_n(from + k, __ATOMIC_RELAXED);
 }
 
+inline uint32_t poll_word(const uint32_t* from, Where where = Where::current()) {
+  simt::spin(where);
+  return __atomic_load_n(from, __ATOMIC_RELAXED);
+}
+inline uint32_t exchange_word(uint32_t* at, uint32_t word, Where where = Where::current()) {
+  simt::yield(where);
+  return __atomic_exchange_n(at, word, __ATOMIC_RELAXED);
+}
+inline int told_host = 0;  // how often, so far
+inline void tell_host(uint32_t* to, uint32_t word, Where where = Where::current()) {
+  __atomic_fetch_add(&told_host, 1, __ATOMIC_RELAXED);
+  simt::yield(where);
+  __atomic_store_n(to, word, __ATOMIC_RELAXED);
+}
+
 inline void publish_tagged(uint32_t* to, uint32_t word, uint32_t tag,
                            Where where = Where::current()) {
   check_aligned(to, 8, "st.relaxed.u64", where);
