@@ -23,6 +23,9 @@ bool in_y(const Dims& d, DType dtype) {
   return state_bytes(d, dtype) == d.H * int64_t(element_size(dtype));
 }
 
+// Of what may not be rounded to TF32.
+constexpr Product kFloat32 = Product::tf32x3;
+
 GridCut cut_of(Pass pass, const Dims& d, int64_t first_row) {
   const GridCut cut =
       grid_cut(d.B - first_row, grid_blocks(pass, d.H), int(d.D), dev::limits().multiprocessors);
@@ -77,7 +80,7 @@ struct Rings {
   int64_t dgates, dh;
 };
 Rings rings_of(const LayerBackward& p, const GridShare& share, dim3 blocks) {
-  const Product product = product_of(p.dtype, true);
+  const Product product = product_of(p.dtype, true, kFloat32);  // tf32x3 is as wide as tf32
   const int bucket = grid_bucket_of(product, p.d.H, kMostShared);
   const int width = grid_plan(product, Pass::backward, kGridBuckets[bucket]).width;
   const int64_t hands = int64_t(blocks.y) * blocks.z * 2 * share.turns;
@@ -94,6 +97,7 @@ size_t workspace_bytes(const LayerBackward& p, int) {
 
 struct GridFamily {
   static constexpr const auto& buckets = kGridBuckets;
+  static constexpr Product float32 = kFloat32;
   static int bucket_of(Product product, int64_t H) {
     return grid_bucket_of(product, H, kMostShared);
   }
@@ -128,16 +132,15 @@ struct GridFamily {
 };
 
 const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
-  if (dtype == DType::f64) return "it computes in fp16, bf16 and tf32, not in fp64";
-  if (dtype == DType::f32 && !tf32)
-    return "in float32 it rounds the factors of products to TF32, which "
-           "torch.backends.cudnn.rnn.fp32_precision does not allow";
+  if (dtype == DType::f64) return "it computes in fp16, bf16, tf32 and fp32, not in fp64";
   if (const char* const reason = why_no_scan(d)) return reason;
-  const Product product = product_of(dtype, tf32);
+  const Product product = product_of(dtype, tf32, kFloat32);
   if (grid_bucket_of(product, d.H, kMostShared) < 0)
-    return dtype == DType::f32
-               ? "in float32 H must be at most 1152, so that a group of blocks can hold W_hh"
-               : "in 16 bits H must be at most 2304, so that a group of blocks can hold W_hh";
+    return dtype != DType::f32
+               ? "in 16 bits H must be at most 2304, so that a group of blocks can hold W_hh"
+           : tf32 ? "in float32 H must be at most 1152, so that a group of blocks can hold W_hh"
+                  : "in float32 H must be at most 1024 where factors may not be rounded to TF32, so "
+                    "that a group of blocks can hold W_hh";
   const dev::Limits limits = dev::limits();
   if (grid_bucket_of(product, d.H, limits.shared) < 0)
     return "a block's part of W_hh needs more shared memory than a block of this GPU has";

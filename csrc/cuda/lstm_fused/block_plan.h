@@ -44,7 +44,7 @@ constexpr BlockPlan block_plan(Product product, Pass pass, const Bucket& bucket)
 }
 
 constexpr bool is_compiled(Product product, const Bucket& bucket) {
-  return block_plan(product, Pass::forward, bucket).held > 0;
+  return product != Product::tf32x3 && block_plan(product, Pass::forward, bucket).held > 0;
 }
 
 // The place in kBuckets of the smallest that holds H with at most `shared` bytes a block in either

@@ -20,15 +20,21 @@ constexpr int kGridCells = kGridUnits * kGridColumns;
 constexpr int kMostTurns = 14;
 
 // Widths of W_hh that kernels are compiled for, in pairs of fragments a tile and warp (a pair of
-// eight warps: 256 factors in 16 bits, 128 in TF32), and how many fragments registers hold, forward
-// and backward: the most without a spill on any of the architectures.
+// eight warps: 256 factors in 16 bits, 128 in float32), and how many fragments registers hold,
+// forward and backward: the most without a spill on any of the architectures, of tf32x3 in pairs. 0:
+// W_hh does not fit into a group.
 struct GridBucket {
   int pairs;
-  int half[2], tf32[2];
+  int half[2], tf32[2], tf32x3[2];
 };
 constexpr GridBucket kGridBuckets[] = {
-    {1, {2, 2}, {2, 2}},   {2, {4, 4}, {4, 4}},  {3, {6, 6}, {6, 6}},   {4, {8, 8}, {8, 8}},
-    {6, {10, 8}, {10, 8}}, {8, {10, 8}, {9, 8}}, {9, {10, 8}, {10, 7}},
+    {1, {2, 2}, {2, 2}, {2, 2}},    // H to 256, and 128 in float32
+    {2, {4, 4}, {4, 4}, {4, 4}},    // 512, 256
+    {3, {6, 6}, {6, 6}, {6, 4}},    // 768, 384
+    {4, {8, 8}, {8, 8}, {6, 4}},    // 1024, 512
+    {6, {10, 8}, {10, 8}, {6, 6}},  // 1536, 768
+    {8, {10, 8}, {9, 8}, {6, 6}},   // 2048, 1024
+    {9, {10, 8}, {10, 7}, {}},      // 2304, 1152
 };
 
 // Forward, a block holds its units' rows of W_hh, and a warp an eighth of their terms. Backward,
@@ -49,7 +55,9 @@ struct GridPlan {
 constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucket) {
   GridPlan plan{};
   plan.slices = 2 * bucket.pairs;
-  plan.held = (product == Product::tf32 ? bucket.tf32 : bucket.half)[int(pass)];
+  plan.held = (product == Product::tf32x3 ? bucket.tf32x3
+               : product == Product::tf32 ? bucket.tf32
+                                          : bucket.half)[int(pass)];
   plan.width = kGridWarps * plan.slices * kFragmentBytes / factor_size(product);
   plan.pitch = pitch(product, pass == Pass::forward ? plan.width : plan.width / kGridParts * 4);
   plan.buffer = size_t(kGridColumns) * plan.pitch;
