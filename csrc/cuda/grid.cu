@@ -138,9 +138,10 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
   if (grid_bucket_of(product, d.H, kMostShared) < 0)
     return dtype != DType::f32
                ? "in 16 bits H must be at most 2304, so that a group of blocks can hold W_hh"
-           : tf32 ? "in float32 H must be at most 1152, so that a group of blocks can hold W_hh"
-                  : "in float32 H must be at most 1024 where factors may not be rounded to TF32, so "
-                    "that a group of blocks can hold W_hh";
+           : tf32
+               ? "in float32 H must be at most 1152, so that a group of blocks can hold W_hh"
+               : "in float32 H must be at most 1024 where factors may not be rounded to TF32, so "
+                 "that a group of blocks can hold W_hh";
   const dev::Limits limits = dev::limits();
   if (grid_bucket_of(product, d.H, limits.shared) < 0)
     return "a block's part of W_hh needs more shared memory than a block of this GPU has";

@@ -28,9 +28,8 @@ bool cluster_knows_its_limits() {
          ends_at(sm_100, DType::f32, 512) && ends_at(sm_120, DType::bf16, 512) &&
          ends_at(sm_120, DType::f32, 256) && ends_at(sm_90, DType::f32, 512, false) &&
          ends_at(sm_120, DType::f32, 256, false) && refuses(sm_80, DType::bf16, 8) &&
-         refuses(sliced, DType::bf16, 256) &&
-         refuses(sm_90, DType::f64, 8) && refuses(sm_90, DType::f64, 8, true) &&
-         refuses(sm_90, DType::bf16, 8, false, 7);
+         refuses(sliced, DType::bf16, 256) && refuses(sm_90, DType::f64, 8) &&
+         refuses(sm_90, DType::f64, 8, true) && refuses(sm_90, DType::bf16, 8, false, 7);
 }
 
 lf::Variant cluster() { return on_cpu<lf::cuda_cluster>("simt.cluster"); }

@@ -20,8 +20,8 @@ constexpr int kMostBlocks = 16;
 constexpr int kMostClusterTurns = 4;
 
 // Units of a block, what H is rounded up to, and how many fragments of a tile registers hold,
-// forward and backward: the most without a spill on any of the architectures, of tf32x3 in pairs. 0:
-// W_hh does not fit into a cluster.
+// forward and backward: the most without a spill on any of the architectures, of tf32x3 in pairs.
+// 0: W_hh does not fit into a cluster.
 struct ClusterBucket {
   int units, width;
   int half[2], tf32[2], tf32x3[2];

@@ -21,8 +21,8 @@ constexpr int kMostTurns = 14;
 
 // Widths of W_hh that kernels are compiled for, in pairs of fragments a tile and warp (a pair of
 // eight warps: 256 factors in 16 bits, 128 in float32), and how many fragments registers hold,
-// forward and backward: the most without a spill on any of the architectures, of tf32x3 in pairs. 0:
-// W_hh does not fit into a group.
+// forward and backward: the most without a spill on any of the architectures, of tf32x3 in pairs.
+// 0: W_hh does not fit into a group.
 struct GridBucket {
   int pairs;
   int half[2], tf32[2], tf32x3[2];

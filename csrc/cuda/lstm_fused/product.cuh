@@ -18,7 +18,10 @@
 // float32, and counts alone. Factors below 2^-115 lose of their low part what is below 2^-136.
 //
 // Bound, forward with H = 128 and 8 columns: 4 H H 8 multiply-adds, 0.24 us at the 1270 a clock
-// that mma.sync is said to reach in bf16. Each warp reads all columns, 2 KB, 16 bytes a lane.
+// that mma.sync is said to reach in bf16. Each warp reads all columns, 2 KB, 16 bytes a lane. Three
+// products in TF32 take six times as long, where the scheduler keeps up: for two slices of a tile
+// it gives out 6 mma.sync, of 6.4 clocks each, 16 instructions that split fragments and 8
+// additions, and 16 that split columns, for every tile or once for four.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -264,11 +267,11 @@ class Fragments {
     };
 #pragma unroll
     for (int slice = 0; slice < kHeld; slice += 2)
-      add_pair(slice, [&](uint32_t (&words)[4], int tile, int of) { held(words, tile, of); });
-    // Unrolled, loads of these are put before products of the others, and spill.
+      add_pair(slice, [&](uint32_t(&words)[4], int tile, int of) { held(words, tile, of); });
+      // Unrolled, loads of these are put before products of the others, and spill.
 #pragma unroll 1
     for (int slice = kHeld; slice < kSlices; slice += 2)
-      add_pair(slice, [&](uint32_t (&words)[4], int tile, int of) { not_held(words, tile, of); });
+      add_pair(slice, [&](uint32_t(&words)[4], int tile, int of) { not_held(words, tile, of); });
 #pragma unroll
     for (int tile = 0; tile < kWarpTiles; ++tile)
 #pragma unroll
