@@ -9,9 +9,9 @@
 // accuracy from Tensor Cores" (2022). A factor is its first 11 bits and a low part, the next 11; of
 // the product of two all is added up but low times low, 2^-23 of it on average. Tensor cores cut
 // sums off where float32 rounds them, and that adds up: over the 128 terms of a warp, where they
-// have one sign, to several times what the one rule allows (tests/close.py). So they add the
-// terms of a slice, and plain additions the slices. Products with a low part, 2^-11 of the others,
-// have sums of their own, where it does not matter.
+// have one sign, to four times what the one rule allows (tests/close.py). So they add up the terms
+// of a slice, and plain additions the slices. Products with a low part, 2^-11 of the others, have
+// sums of their own, where it does not matter.
 //
 // First parts are cut, not rounded, so that none becomes infinite. Of an infinite factor the low
 // part is NaN, and so are sums of low parts; but the other sum is then infinite or NaN as in
@@ -265,10 +265,11 @@ class Fragments {
         }
       }
     };
+    // The loop over fragments that are not held is one at run time: unrolled, their loads are put
+    // before the products of the others, and spill.
 #pragma unroll
     for (int slice = 0; slice < kHeld; slice += 2)
       add_pair(slice, [&](uint32_t(&words)[4], int tile, int of) { held(words, tile, of); });
-      // Unrolled, loads of these are put before products of the others, and spill.
 #pragma unroll 1
     for (int slice = kHeld; slice < kSlices; slice += 2)
       add_pair(slice, [&](uint32_t(&words)[4], int tile, int of) { not_held(words, tile, of); });
