@@ -96,7 +96,7 @@ def test_ieee_keeps_the_rule_where_terms_have_one_sign(
     kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tensor cores cut their sums off, as the machine's do. Where no term is negative nothing makes
-    up for it: summed up by them alone, 512 terms are off by four times what the rule allows."""
+    up for it: summed up by them alone, 512 terms are off by twice what the rule allows."""
     H = 512 if kernel == "simt.cluster" else 128  # as many as it takes here
     torch.manual_seed(3)
     precision(monkeypatch, "ieee")
