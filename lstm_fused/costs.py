@@ -36,6 +36,8 @@ from lstm_fused._costs import COSTS
 NATIVE = "torch.native"
 # What a multiply-add takes, relative to one of 16 bits: so many times as many clocks on an H100.
 TF32, WITHOUT_TENSOR_CORES = 2.0, 10.0
+# Variants that multiply float32 by three products in TF32 (csrc/cuda/lstm_fused/product.cuh).
+IN_PARTS = ("cuda.cluster", "cuda.grid")
 
 
 class Costs(NamedTuple):
@@ -165,7 +167,7 @@ def scan(name: str, layer: Layer, backward: bool) -> Work | None:
         _weights(layer, layer.output_size),
         layer.T,
         turns,
-        multiply_adds * _relative(layer) / 1e6,
+        multiply_adds * _relative(layer, name in IN_PARTS) / 1e6,
         fragments / 1e6,
     )
 
@@ -229,10 +231,10 @@ def _millions(layer: Layer, multiply_adds: int) -> float:
     return multiply_adds * _relative(layer) / layer.multiprocessors / 1e6
 
 
-def _relative(layer: Layer) -> float:
+def _relative(layer: Layer, in_parts: bool = False) -> float:
     """What a multiply-add takes, relative to one of 16 bits."""
-    if layer.dtype == torch.float32 and layer.tf32:
-        return TF32
+    if layer.dtype == torch.float32 and (layer.tf32 or in_parts):
+        return TF32 if layer.tf32 else 3 * TF32
     return 1.0 if layer.dtype.itemsize == 2 else WITHOUT_TENSOR_CORES
 
 

@@ -34,9 +34,9 @@ ABOUT = {
     "cuda.block": "a whole sequence in one block, weights on the chip: H to 160 in fp16 and bf16, "
     "to 128 in tf32 and fp32",
     "cuda.cluster": "a whole sequence in a cluster of 1 to 16 blocks, sm_90 and later: H to 512 in "
-    "fp16, bf16 and tf32",
+    "fp16, bf16, tf32 and fp32",
     "cuda.grid": "a whole sequence in a group of blocks, W_hh on their chips: H to 128 for every 8 "
-    "SMs, at most 2304 in fp16 and bf16, 1152 in tf32",
+    "SMs, at most 2304 in fp16 and bf16, 1152 in tf32, 1024 in fp32",
     "cuda.step": "one matrix product and one gate kernel per time step; fp16, bf16, fp32, fp64",
     "cpu.avx512bf16": "the same scan for bf16, products of pairs: twice the operations of fp32",
     "cpu.avx512": "fused scan, 6 x 64 tiles; fp32, fp64, and bf16, fp16 as storage",

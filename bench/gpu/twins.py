@@ -29,7 +29,8 @@ SECONDS = 120  # a wait that is never answered ends after some seconds
 
 # Of sum |a||b| + |c|, with K = 16 products in a sum. A tensor core aligns its K + 1 terms with the
 # largest and cuts each off there: K + 1 errors of at most 2^-23 of that one, and one of the result.
-# The machine rounds K times, by 2^-24 each. Where hardware sums in two halves, K + 3: 16 + 3 + 8.
+# The machine does the same, in the same direction. Where hardware sums in two halves, K + 3: 19,
+# and 8 to spare.
 BOUND = 27 * 2.0**-23
 # exp2 is within 2^-22 of itself on a GPU, reciprocal nearer, and both nearer still in the machine.
 NEAR = 2.0**-21

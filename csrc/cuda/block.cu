@@ -31,6 +31,7 @@ constexpr Pass pass_of(const LayerBackward&) { return Pass::backward; }
 
 struct BlockFamily {
   static constexpr const auto& buckets = kBuckets;
+  static constexpr Product float32 = kBlockFloat32;
   static int bucket_of(Product product, int64_t H) {
     return cuda::bucket_of(product, H, kMostShared);
   }
@@ -51,7 +52,7 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
   if (dtype == DType::f64) return "it computes in fp16, bf16, tf32 and fp32, not in fp64";
   if (const char* const reason = why_no_scan(d)) return reason;
   const auto fits = [&](size_t shared) {
-    return bucket_of(product_of(dtype, tf32), d.H, shared) >= 0;
+    return bucket_of(product_of(dtype, tf32, BlockFamily::float32), d.H, shared) >= 0;
   };
   if (fits(dev::limits().shared)) return nullptr;
   if (fits(kMostShared))

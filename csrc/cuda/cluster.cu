@@ -38,6 +38,7 @@ dev::Grid one_cluster(const ClusterPlan& plan, int blocks) {
 
 struct ClusterFamily {
   static constexpr const auto& buckets = kClusterBuckets;
+  static constexpr Product float32 = kClusterFloat32;
   static int bucket_of(Product product, int64_t H) {
     return cluster_bucket_of(product, H, kMostShared);
   }
@@ -94,12 +95,9 @@ const char* why_no_clusters_here() {
 }
 
 const char* why_not(Cell cell, DType dtype, const Dims& d, bool tf32) {
-  if (dtype == DType::f64) return "it computes in fp16, bf16 and tf32, not in fp64";
-  if (dtype == DType::f32 && !tf32)
-    return "in float32 it rounds the factors of products to TF32, which "
-           "torch.backends.cudnn.rnn.fp32_precision does not allow";
+  if (dtype == DType::f64) return "it computes in fp16, bf16, tf32 and fp32, not in fp64";
   if (const char* const reason = why_no_scan(d)) return reason;
-  const Product product = product_of(dtype, tf32);
+  const Product product = product_of(dtype, tf32, ClusterFamily::float32);
   if (cluster_bucket_of(product, d.H, kMostShared) < 0)
     return dtype == DType::f32
                ? "in float32 H must be at most 512, so that a cluster of blocks can hold W_hh"

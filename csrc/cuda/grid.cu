@@ -79,7 +79,7 @@ struct Rings {
   int64_t dgates, dh;
 };
 Rings rings_of(const LayerBackward& p, const GridShare& share, dim3 blocks) {
-  const Product product = product_of(p.dtype, true);
+  const Product product = product_of(p.dtype, true, kGridFloat32);  // tf32x3 is as wide as tf32
   const int bucket = grid_bucket_of(product, p.d.H, kMostShared);
   const int width = grid_plan(product, Pass::backward, kGridBuckets[bucket]).width;
   const int64_t hands = int64_t(blocks.y) * blocks.z * 2 * share.turns;
@@ -96,6 +96,7 @@ size_t workspace_bytes(const LayerBackward& p, int) {
 
 struct GridFamily {
   static constexpr const auto& buckets = kGridBuckets;
+  static constexpr Product float32 = kGridFloat32;
   static int bucket_of(Product product, int64_t H) {
     return grid_bucket_of(product, H, kMostShared);
   }
@@ -108,9 +109,9 @@ struct GridFamily {
         grid_columns(kProduct, buckets[kBucket], d.B, grid_blocks(Pass::forward, d.H), int(d.D),
                      limits.multiprocessors, limits.shared);
     const GridPlan plan = grid_plan(kProduct, Pass::forward, buckets[kBucket], columns);
-    const auto kernel = columns == kGridWide
-                            ? grid_forward<CellType, kProduct, kBucket, kGridWide>
-                            : grid_forward<CellType, kProduct, kBucket, kGridColumns>;
+    const auto kernel = columns == kGridWide ? grid_forward < CellType, kProduct, kBucket,
+               has_wide(kProduct) ? kGridWide : kGridColumns >
+        : grid_forward<CellType, kProduct, kBucket, kGridColumns>;
     const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, columns);
     const int64_t bytes = state_bytes(d, p.dtype);
     const Exchange exchange =
@@ -139,16 +140,16 @@ struct GridFamily {
 };
 
 const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
-  if (dtype == DType::f64) return "it computes in fp16, bf16 and tf32, not in fp64";
-  if (dtype == DType::f32 && !tf32)
-    return "in float32 it rounds the factors of products to TF32, which "
-           "torch.backends.cudnn.rnn.fp32_precision does not allow";
+  if (dtype == DType::f64) return "it computes in fp16, bf16, tf32 and fp32, not in fp64";
   if (const char* const reason = why_no_scan(d)) return reason;
-  const Product product = product_of(dtype, tf32);
+  const Product product = product_of(dtype, tf32, kGridFloat32);
   if (grid_bucket_of(product, d.H, kMostShared) < 0)
-    return dtype == DType::f32
+    return dtype != DType::f32
+               ? "in 16 bits H must be at most 2304, so that a group of blocks can hold W_hh"
+           : tf32
                ? "in float32 H must be at most 1152, so that a group of blocks can hold W_hh"
-               : "in 16 bits H must be at most 2304, so that a group of blocks can hold W_hh";
+               : "in float32 H must be at most 1024 where factors may not be rounded to TF32, so "
+                 "that a group of blocks can hold W_hh";
   const dev::Limits limits = dev::limits();
   if (grid_bucket_of(product, d.H, limits.shared) < 0)
     return "a block's part of W_hh needs more shared memory than a block of this GPU has";

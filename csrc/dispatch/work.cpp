@@ -77,10 +77,10 @@ std::optional<ScanWork> grid_work(const ScanQuestion& q, Product product) {
 
 std::optional<ScanWork> scan_work(const ScanQuestion& q) {
   if (q.dtype == DType::f64 || q.multiprocessors < 1) return {};
-  const Product product = product_of(q.dtype, q.tf32);
-  if (q.variant == "cuda.block") return block_work(q, product);
-  if (q.variant == "cuda.cluster") return cluster_work(q, product);
-  if (q.variant == "cuda.grid") return grid_work(q, product);
+  const auto product = [&](Product float32) { return product_of(q.dtype, q.tf32, float32); };
+  if (q.variant == "cuda.block") return block_work(q, product(kBlockFloat32));
+  if (q.variant == "cuda.cluster") return cluster_work(q, product(kClusterFloat32));
+  if (q.variant == "cuda.grid") return grid_work(q, product(kGridFloat32));
   return {};
 }
 

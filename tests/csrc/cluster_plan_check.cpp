@@ -10,7 +10,8 @@ namespace {
 
 // The largest H of each product on the GPUs of kShared, as if all had clusters; of sm_90 why_not
 // (cluster.cu) and the README speak. 0: there is no kernel.
-constexpr int kLimits[][4] = {{512, 512, 384, 0}, {512, 512, 256, 0}, {512, 512, 512, 0}};
+constexpr int kLimits[][5] = {
+    {512, 512, 384, 0, 384}, {512, 512, 256, 0, 256}, {512, 512, 512, 0, 512}};
 
 void check_buckets() {
   for (const Product product : kProducts)
@@ -42,6 +43,7 @@ void check_plan(Product product, Pass pass, const ClusterBucket& bucket) {
         width);
   check(plan.slices % 2 == 0, "a warp reads the fragments of two slices at once", product, width);
   check(plan.held >= 1 && plan.held <= plan.slices, "held", product, width);
+  check(product != Product::tf32x3 || plan.held % 2 == 0, "held in pairs", product, width);
   check(plan.held * plan.tiles * 4 < 255, "held in registers", product, width);
   if (pass == Pass::forward)
     check(slices_of(product, width) == kSetWarps * plan.slices && plan.tiles == kTiles,

@@ -10,7 +10,8 @@ namespace {
 
 // The largest H of each product on the GPUs of kShared; of sm_90 why_not (grid.cu) and the README
 // speak. 0: there is no kernel.
-constexpr int kLimits[][4] = {{1536, 1536, 768, 0}, {1024, 1024, 512, 0}, {2304, 2304, 1152, 0}};
+constexpr int kLimits[][5] = {
+    {1536, 1536, 768, 0, 768}, {1024, 1024, 512, 0, 384}, {2304, 2304, 1152, 0, 1024}};
 
 void check_buckets() {
   for (const Product product : kProducts)
@@ -43,6 +44,7 @@ void check_plan(Product product, Pass pass, const GridBucket& bucket, int column
              kGridWarps / plan.shares * plan.tiles == kTiles),
         "the warps' terms", product, bucket.pairs);
   check(plan.held >= 1 && plan.held <= plan.slices, "held", product, bucket.pairs);
+  check(product != Product::tf32x3 || plan.held % 2 == 0, "held in pairs", product, bucket.pairs);
   check(plan.held * plan.tiles * 4 < 255, "held in registers", product, bucket.pairs);
   check(plan.cells == kGridUnits * columns && plan.cells <= kGridThreads, "cells", product,
         bucket.pairs);
@@ -69,11 +71,11 @@ void check_plan(Product product, Pass pass, const GridBucket& bucket, int column
 void check_plans() {
   for (const Product product : kProducts)
     for (const GridBucket& bucket : kGridBuckets) {
-      check(is_compiled(product, bucket) == (product != Product::ieee), "compiled", product,
-            bucket.pairs);
+      const bool fits = product == Product::tf32x3 ? bucket.pairs < 9 : product != Product::ieee;
+      check(is_compiled(product, bucket) == fits, "compiled", product, bucket.pairs);
       if (!is_compiled(product, bucket)) continue;
       check_plan(product, Pass::forward, bucket, kGridColumns);
-      check_plan(product, Pass::forward, bucket, kGridWide);
+      if (has_wide(product)) check_plan(product, Pass::forward, bucket, kGridWide);
       check_plan(product, Pass::backward, bucket, kGridColumns);
     }
 }
@@ -167,6 +169,10 @@ void check_columns() {
       const auto columns = [&](int64_t B, int D, size_t shared) {
         return grid_columns(product, bucket, B, 64, D, 132, shared);
       };
+      if (!has_wide(product)) {
+        check(columns(5000, 1, kMostShared) == 8, "columns", product, bucket.pairs);
+        continue;
+      }
       const bool right = columns(8, 1, kMostShared) == 8 && columns(8, 2, kMostShared) == 8 &&
                          columns(16, 1, kMostShared) == 8 && columns(9, 2, kMostShared) == 16 &&
                          columns(17, 1, kMostShared) == 16 && columns(5000, 1, kMostShared) == 16;

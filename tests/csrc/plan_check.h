@@ -10,8 +10,9 @@
 
 namespace lf::cuda {
 
-constexpr Product kProducts[] = {Product::bf16, Product::f16, Product::tf32, Product::ieee};
-constexpr const char* kNames[] = {"bf16", "f16", "tf32", "ieee"};
+constexpr Product kProducts[] = {Product::bf16, Product::f16, Product::tf32, Product::ieee,
+                                 Product::tf32x3};
+constexpr const char* kNames[] = {"bf16", "f16", "tf32", "ieee", "tf32x3"};
 
 // Shared memory that a block may have, by the CUDA programming guide: sm_80, sm_86, sm_90.
 constexpr size_t kShared[] = {163 << 10, 99 << 10, 227 << 10};

@@ -270,13 +270,12 @@ struct Check {
 };
 
 // Whether a refusal speaks of the problem.
-inline bool is_true(const char* reason, const Problem& p, DType dtype, bool tf32) {
+inline bool is_true(const char* reason, const Problem& p, DType dtype) {
   const auto says = [&](const char* words) { return std::strstr(reason, words); };
   if (says("no projections")) return p.d.P != p.d.H;
   if (says("one time step")) return p.d.T != 1;
   if (says("at most 16 sequences")) return p.d.B > 16;
   if (says("not in fp64")) return dtype == DType::f64;
-  if (says("rounds the factors of products to TF32")) return dtype == DType::f32 && !tf32;
   // How many there are the variant's own tests know.
   if (says("for every 8 multiprocessors")) return p.d.H > 128;
   if (says("bfloat16 only")) return dtype != DType::bf16;
@@ -294,7 +293,7 @@ std::optional<double> check_one(const Variant& variant, const Context& outside, 
   const Problem p = make_problem<T, W>(random, H, size);
   if (const char* const reason =
           variant.why_not(Cell::lstm, Storage<T>::kDType, p.d, outside.tf32)) {
-    if (is_true(reason, p, Storage<T>::kDType, outside.tf32)) return std::nullopt;
+    if (is_true(reason, p, Storage<T>::kDType)) return std::nullopt;
     std::printf("%s is refused: %s\n", describe<T, W>(p, number).c_str(), reason);
     std::exit(1);
   }

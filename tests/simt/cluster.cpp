@@ -20,17 +20,16 @@ bool cluster_knows_its_limits() {
     dev::limits_here = before;
     return refused;
   };
-  const auto ends_at = [&](const dev::Limits& limits, DType dtype, int64_t H) {
-    const bool tf32 = dtype == DType::f32;
+  const auto ends_at = [&](const dev::Limits& limits, DType dtype, int64_t H, bool tf32 = true) {
     return !refuses(limits, dtype, H, tf32) && refuses(limits, dtype, H + 1, tf32);
   };
   return ends_at(sm_90, DType::bf16, 512) && ends_at(sm_90, DType::f16, 512) &&
          ends_at(sm_90, DType::f32, 512) && ends_at(sm_100, DType::bf16, 512) &&
          ends_at(sm_100, DType::f32, 512) && ends_at(sm_120, DType::bf16, 512) &&
-         ends_at(sm_120, DType::f32, 256) && refuses(sm_80, DType::bf16, 8) &&
-         refuses(sliced, DType::bf16, 256) && refuses(sm_90, DType::f32, 8) &&
-         refuses(sm_90, DType::f64, 8) && refuses(sm_90, DType::f64, 8, true) &&
-         refuses(sm_90, DType::bf16, 8, false, 7);
+         ends_at(sm_120, DType::f32, 256) && ends_at(sm_90, DType::f32, 512, false) &&
+         ends_at(sm_120, DType::f32, 256, false) && refuses(sm_80, DType::bf16, 8) &&
+         refuses(sliced, DType::bf16, 256) && refuses(sm_90, DType::f64, 8) &&
+         refuses(sm_90, DType::f64, 8, true) && refuses(sm_90, DType::bf16, 8, false, 7);
 }
 
 lf::Variant cluster() { return on_cpu<lf::cuda_cluster>("simt.cluster"); }

@@ -23,8 +23,7 @@ bool grid_knows_its_limits() {
     dev::limits_here = before;
     return refused;
   };
-  const auto ends_at = [&](const dev::Limits& limits, DType dtype, int64_t H) {
-    const bool tf32 = dtype == DType::f32;
+  const auto ends_at = [&](const dev::Limits& limits, DType dtype, int64_t H, bool tf32 = true) {
     return !refuses(limits, dtype, H, tf32) && refuses(limits, dtype, H + 1, tf32);
   };
   // What ends it: no bucket, a block's shared memory, or the number of multiprocessors.
@@ -33,7 +32,8 @@ bool grid_knows_its_limits() {
          ends_at(sm_80, DType::bf16, 1536) && ends_at(sm_80, DType::f32, 768) &&
          ends_at(sm_86, DType::f16, 1024) && ends_at(sm_86, DType::f32, 512) &&
          ends_at(small, DType::bf16, 128) && ends_at(small, DType::f32, 128) &&
-         refuses(sm_75, DType::f16, 8) && refuses(sm_90, DType::f32, 8) &&
+         ends_at(sm_90, DType::f32, 1024, false) && ends_at(sm_80, DType::f32, 768, false) &&
+         ends_at(sm_86, DType::f32, 384, false) && refuses(sm_75, DType::f16, 8) &&
          refuses(sm_90, DType::f64, 8) && refuses(sm_90, DType::f64, 8, true) &&
          refuses(sm_90, DType::bf16, 8, false, 7);
 }

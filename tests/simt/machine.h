@@ -10,8 +10,8 @@
 // ThreadSanitizer also every missing barrier, and relaxed accesses where release and acquire are
 // due. (g++'s ThreadSanitizer does not see stores through a function's return slot.)
 //
-// What it cannot see: time, bank conflicts, the rounding inside tensor cores, wrong PTX text. A
-// probe per wrapper (probes.cuh) compares the last two with a GPU.
+// What it cannot see: time, bank conflicts, how tensor cores round (it takes the worst that is
+// known of any), wrong PTX text. A probe per wrapper (probes.cuh) compares the last two with a GPU.
 #pragma once
 
 #include <vector_types.h>  // dim3, uint3, and __global__ and the like as nothing

@@ -111,6 +111,12 @@ MUTANTS = {
     "W_hh is not transposed": Mutant(
         BACKWARD, "(gate * H + from) * H + to]", "(gate * H + to) * H + from]"
     ),
+    # float32 by three products.
+    "low parts of W_hh are left out": Mutant(
+        "lstm_fused/product.cuh",
+        "          ptx::multiply_tf32(low[tile], a_low, b_of_half);\n",
+        "",
+    ),
     # Rows and turns.
     "a turn that begins late counts from the start": Mutant(
         FORWARD, "late ? slice.steps - Self::steps_of(slice, turn) : 0;", "late ? 0 : 0;"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.simt.mutation import Mutant
 
 DRIVER, GROUP, FORWARD = "grid.cu", "lstm_fused/grid.cuh", "lstm_fused/grid_forward.cuh"
-SLICE = "lstm_fused/group.cuh"
+SLICE, PRODUCT = "lstm_fused/group.cuh", "lstm_fused/product.cuh"
 PLAN, STEPS = "lstm_fused/grid_plan.h", "lstm_fused/steps.cuh"
 PRODUCT = "lstm_fused/product.cuh"
 
@@ -136,6 +136,30 @@ MUTANTS = {
         FORWARD,
         "const int unit = int(blockIdx.x) * kGridUnits + first_unit",
         "const int unit = first_unit",
+    ),
+    # float32 by three products.
+    "low parts of W_hh are left out": Mutant(
+        PRODUCT, "          ptx::multiply_tf32(low[tile], a_low, b_of_half);\n", ""
+    ),
+    "low parts of h are left out": Mutant(
+        PRODUCT,
+        "          ptx::multiply_tf32(low[tile], a, {b_low[2 * half], b_low[2 * half + 1]});\n",
+        "",
+    ),
+    "low parts of the first half": Mutant(
+        PRODUCT, "{b_low[2 * half], b_low[2 * half + 1]}", "{b_low[0], b_low[1]}"
+    ),
+    "sums of low parts are left out": Mutant(
+        PRODUCT, "finite ? high[tile][k] + low[tile][k]", "finite ? high[tile][k]"
+    ),
+    "low parts of infinite factors count": Mutant(PRODUCT, "[k]) < INFINITY;", "[k]) <= INFINITY;"),
+    "W_hh is rounded to TF32": Mutant(
+        PRODUCT, "? bits + 2 : bits) & ~3u", "? bits : bits) & ~0x1fffu"
+    ),
+    "products of the first part of h": Mutant(
+        PRODUCT,
+        "slice = kHeld; slice < kSlices; slice += 2)\n      add_pair",
+        "slice = kHeld; slice < kHeld; slice += 2)\n      add_pair",
     ),
     # Shared memory.
     "c of one turn too few": Mutant(

@@ -76,6 +76,10 @@ __global__ void moved(Words words) {
   }
 }
 
+__global__ void unknown(Words words) {
+  for (int k = 0; k < Words::kWords; ++k) words.output()[k] = ptx::unknown(words.input()[k]);
+}
+
 __global__ void to_tf32(Words words) {
   for (int k = 0; k < Words::kWords; ++k)
     words.output()[k] = ptx::to_tf32(float_of(words.input()[k]));

@@ -151,6 +151,8 @@ void check_special_functions() {
 }
 
 void check_places() {
+  const Run same = run("unknown");
+  check_words(same, kWords, [&](int block, int lane, int k) { return same.input(block, lane, k); });
   const Run moved = run("moved");
   check_words(moved, 4, [&](int block, int lane, int k) {
     const auto in = [&](int word) { return moved.input(block, lane, k / 2 * 4 + word); };

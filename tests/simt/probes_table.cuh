@@ -55,6 +55,7 @@ inline const Probe kProbes[] = {
     {"collectives", collectives},
     {"narrow", narrow, Inputs::floats},
     {"moved", moved},
+    {"unknown", unknown},
     {"to_tf32", to_tf32, Inputs::floats, Answer::same_but_nan},
     {"exp2", exp2, Inputs::floats, Answer::near},
     {"reciprocal", reciprocal, Inputs::floats, Answer::near},

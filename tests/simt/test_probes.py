@@ -18,6 +18,7 @@ TWIN = building.HERE / "include" / PTX
 INSIDE = {
     "without_subnormals",
     "check_aligned",
+    "cut_sum",
     "multiply",
     "bf16_of",
     "f16_of",

@@ -3,6 +3,7 @@ and float for 16 bits."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,8 +18,6 @@ from tests.close import TF32_EPS, assert_no_worse
 from tests.simt import building
 
 pytestmark = pytest.mark.simt
-
-REFUSED = "in float32 it rounds the factors of products to TF32"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,7 +35,7 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def _block() -> Iterator[None]:
-    """simt.block, for what the others refuse: products of IEEE float32."""
+    """The quickest of them, for what is not about products."""
     with lstm_fused.variant("simt.block"):
         yield
 
@@ -47,7 +46,6 @@ def precision(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 def test_tf32_where_torch_allows_it(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and backward: ieee is nearer to float64 than tf32, which is nearer than bfloat16."""
-    has_ieee = kernel == "simt.block"
     module = lstm_fused.LSTM(5, 33, bidirectional=True)
     x = torch.randn(6, 9, 5)
 
@@ -65,16 +63,15 @@ def test_tf32_where_torch_allows_it(kernel: str, monkeypatch: pytest.MonkeyPatch
     ieee, tf32, bf16 = (
         [float((a - b).abs().max()) for a, b in zip(found, ref, strict=True)]
         for found in (
-            run(torch.float32, kernel if has_ieee else "simt.step"),
+            run(torch.float32, kernel),
             run(torch.float32, kernel, "tf32"),
             run(torch.bfloat16, kernel),
         )
     )
     for best, middle, worst in zip(ieee, tf32, bf16, strict=True):
         assert 4 * best < middle < worst
-    if has_ieee:
-        plain = run(torch.float32, kernel, "none")
-        assert all(map(torch.equal, plain, run(torch.float32, kernel)))
+    plain = run(torch.float32, kernel, "none")
+    assert all(map(torch.equal, plain, run(torch.float32, kernel)))
 
 
 WIDER = cases.Case("tf32_wider", "the most units that all three take", T=9, B=11, I=40, H=128)
@@ -95,26 +92,35 @@ def test_tf32_keeps_the_rule_beside_plain_float32(
         assert_no_worse(name, ours[name], yard[name], ref[name], TF32_EPS)
 
 
-@pytest.mark.parametrize("refusing", ["simt.cluster", "simt.grid"])
-@pytest.mark.parametrize("name", ["ieee", "none"])
-def test_refused_where_torch_does_not_allow_tf32(
-    name: str, refusing: str, monkeypatch: pytest.MonkeyPatch
+def test_ieee_keeps_the_rule_where_terms_have_one_sign(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = lstm_fused.LSTM(3, 16)
-    x = torch.randn(4, 2, 3)
-    precision(monkeypatch, name)
+    """Tensor cores cut their sums off, as the machine's do. Where no term is negative nothing makes
+    up for it: summed up by them alone, 512 terms are off by twice what the rule allows."""
+    H = 512 if kernel == "simt.cluster" else 128  # as many as it takes here
+    torch.manual_seed(3)
+    precision(monkeypatch, "ieee")
+    given = torch.nn.LSTM(16, H, bias=False)
+    with torch.no_grad():
+        given.weight_hh_l0.abs_().mul_(0.2)
+    x, h0, c0 = torch.randn(8, 2, 16), torch.rand(1, 2, H) / 2, torch.rand(1, 2, H)
+    upstream = [torch.rand(8, 2, H) / 100, torch.rand(1, 2, H), torch.rand(1, 2, H)]
 
-    def output(x: Tensor) -> Tensor:
-        return module(x)[0]
+    def run(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+        module.to(dtype).load_state_dict(given.state_dict())
+        leaves = [t.to(dtype, copy=True).requires_grad_() for t in (x, h0, c0)]
+        y, (h_n, c_n) = module(leaves[0], (leaves[1], leaves[2]))
+        torch.autograd.backward((y, h_n, c_n), [t.to(dtype) for t in upstream])
+        grads = zip(("x", "h0", "c0", "w_ih", "w_hh"), [*leaves, *module.parameters()], strict=True)
+        found = {"y": y, "h_n": h_n, "c_n": c_n} | {f"grad {name}": t.grad for name, t in grads}
+        return {name: t.detach() for name, t in found.items()}
 
-    with lstm_fused.variant(refusing):
-        with pytest.raises(dispatch.Refused, match=REFUSED):
-            module(x)
-        with pytest.raises(dispatch.Refused, match=REFUSED):
-            torch.func.vjp(output, x)
-        precision(monkeypatch, "tf32")
-        assert module(x)[0].shape == (4, 2, 16)
-        assert module.bfloat16()(x.bfloat16())[0].dtype == torch.bfloat16
+    ref, yard = (
+        run(torch.nn.LSTM(16, H, bias=False), dtype) for dtype in (torch.float64, torch.float32)
+    )
+    ours = run(lstm_fused.LSTM(16, H, bias=False), torch.float32)
+    for name in ref:
+        assert_no_worse(name, ours[name], yard[name], ref[name])
 
 
 @pytest.mark.usefixtures("_block")
@@ -182,13 +188,32 @@ def test_tf32_rounds_to_the_nearest(rounded: str, kernel: str) -> None:
     h0 = torch.tensor([between if rounded == "h0" else 0.5])
     weight_hh = torch.tensor([0.0, 0.0, between if rounded == "weight_hh" else 0.5, 0.0])
     for tf32, factor in ((True, near), (False, between)):
-        if not tf32 and kernel != "simt.block":  # the others have no such product
-            with pytest.raises(RuntimeError, match=REFUSED):
-                one_step(kernel, torch.float32, h0, weight_hh.view(4, 1), tf32)
-            continue
         found = one_step(kernel, torch.float32, h0, weight_hh.view(4, 1), tf32)
         ref = 0.5 * torch.tensor([0.5 * factor], dtype=torch.float64).tanh()
         assert_no_worse("c", found, ref.float(), ref)
+
+
+LARGEST = torch.finfo(torch.float32).max
+
+
+@pytest.mark.parametrize("where", ["h0", "weight_hh"])
+@pytest.mark.parametrize("size", [LARGEST, 3.4025e38, 2.0**-130, 2.0**-149, math.inf, math.nan])
+def test_ieee_takes_every_float(size: float, where: str, kernel: str) -> None:
+    """The largest ones would be infinite if they were rounded to TF32; zero times them is zero."""
+    H = 16
+    for other in (0.0, 0.7, 1 / LARGEST):
+        h0, weight_hh = torch.zeros(H), torch.zeros(4 * H, H)
+        a, b = (size, other) if where == "h0" else (other, size)
+        h0[3], weight_hh[2 * H : 3 * H, 3] = a, b
+        found = one_step(kernel, torch.float32, h0, weight_hh, tf32=False)
+        product = weight_hh[2 * H : 3 * H].double() @ h0.double()
+        # Only the exact zeros beside it meet an infinite or NaN h0.
+        ref = 0.5 * product.tanh()
+        yard = 0.5 * (weight_hh[2 * H : 3 * H] @ h0).tanh()
+        if where == "h0" and not math.isfinite(size):  # i of 0 times it is NaN
+            assert found.isnan().all()
+        else:
+            assert_no_worse("c", found, yard, ref)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

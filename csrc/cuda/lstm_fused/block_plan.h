@@ -5,6 +5,9 @@
 
 namespace lf::cuda {
 
+// Of float32 whose factors may not be rounded to TF32.
+constexpr Product kBlockFloat32 = Product::ieee;
+
 // A hidden size that kernels are compiled for, and how many fragments of a tile registers hold,
 // forward and backward: the most without a spill on any of the architectures that we compile for
 // (a warning of ptxas is an error in CI). 0: W_hh does not fit into a block.
@@ -44,7 +47,7 @@ constexpr BlockPlan block_plan(Product product, Pass pass, const Bucket& bucket)
 }
 
 constexpr bool is_compiled(Product product, const Bucket& bucket) {
-  return block_plan(product, Pass::forward, bucket).held > 0;
+  return product != Product::tf32x3 && block_plan(product, Pass::forward, bucket).held > 0;
 }
 
 // The place in kBuckets of the smallest that holds H with at most `shared` bytes a block in either

@@ -9,6 +9,9 @@
 
 namespace lf::cuda {
 
+// Of float32 whose factors may not be rounded to TF32.
+constexpr Product kClusterFloat32 = Product::tf32x3;
+
 constexpr int kClusterColumns = 8;  // batch rows at a time
 // Four warps for 16 units, and so a thread for each of their 128 cells.
 constexpr int kSetUnits = 16, kSetWarps = 4, kSetThreads = 32 * kSetWarps;
@@ -21,18 +24,18 @@ constexpr int kMostBlocks = 16;
 constexpr int kMostClusterTurns = 12;
 
 // Units of a block, what H is rounded up to, and how many fragments of a tile registers hold,
-// forward and backward: the most without a spill on any of the architectures. 0: W_hh does not fit
-// into a cluster.
+// forward and backward: the most without a spill on any of the architectures, of tf32x3 in pairs.
+// 0: W_hh does not fit into a cluster.
 struct ClusterBucket {
   int units, width;
-  int half[2], tf32[2];
+  int half[2], tf32[2], tf32x3[2];
 };
 // To 256 a cluster has at most 8 blocks, which are easier to find a place for.
 constexpr ClusterBucket kClusterBuckets[] = {
-    {16, 128, {2, 4}, {4, 8}},
-    {32, 256, {4, 8}, {8, 16}},
-    {32, 384, {6, 8}, {10, 10}},
-    {32, 512, {8, 8}, {10, 8}},
+    {16, 128, {2, 4}, {4, 8}, {4, 8}},
+    {32, 256, {4, 8}, {8, 16}, {8, 14}},
+    {32, 384, {6, 8}, {10, 10}, {8, 8}},
+    {32, 512, {8, 8}, {10, 8}, {8, 6}},
 };
 
 struct ClusterPlan {
@@ -58,7 +61,9 @@ constexpr ClusterPlan cluster_plan(Product product, Pass pass, const ClusterBuck
   ClusterPlan plan{};
   const bool forward = pass == Pass::forward;
   plan.threads = bucket.units / kSetUnits * kSetThreads;
-  plan.held = (product == Product::tf32 ? bucket.tf32 : bucket.half)[int(pass)];
+  plan.held = (product == Product::tf32x3 ? bucket.tf32x3
+               : product == Product::tf32 ? bucket.tf32
+                                          : bucket.half)[int(pass)];
   const int warps = plan.threads / 32, factors = forward ? bucket.width : 4 * bucket.units;
   plan.tiles = forward ? kTiles : bucket.width / kTileRows / warps;
   plan.slices = slices_of(product, factors) / (forward ? kSetWarps : 1);

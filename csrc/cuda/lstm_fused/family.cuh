@@ -13,6 +13,7 @@ namespace lf::cuda {
 
 // A Family has
 //   buckets                                  its table
+//   float32                                  its product of float32 that may not be rounded to TF32
 //   bucket_of(product, H)                    the place there of the one for H
 //   run<Cell, product, place>(p, context)    the launch
 // and is_compiled says which buckets a product has.
@@ -31,7 +32,7 @@ void run_bucket(const Layer& p, const Context& context, int bucket) {
 
 template <class Family, class CellType, class Layer>
 void run_product(const Layer& p, const Context& context) {
-  const Product product = product_of(p.dtype, context.tf32);
+  const Product product = product_of(p.dtype, context.tf32, Family::float32);
   const int bucket = Family::bucket_of(product, p.d.H);
   switch (product) {
     case Product::bf16:
@@ -42,6 +43,8 @@ void run_product(const Layer& p, const Context& context) {
       return run_bucket<Family, CellType, Product::tf32, 0>(p, context, bucket);
     case Product::ieee:
       return run_bucket<Family, CellType, Product::ieee, 0>(p, context, bucket);
+    case Product::tf32x3:
+      return run_bucket<Family, CellType, Product::tf32x3, 0>(p, context, bucket);
   }
 }
 

@@ -9,6 +9,9 @@
 
 namespace lf::cuda {
 
+// Of float32 whose factors may not be rounded to TF32.
+constexpr Product kGridFloat32 = Product::tf32x3;
+
 constexpr int kGridUnits = 16;  // of a block
 constexpr int kGridWarps = 8, kGridThreads = 32 * kGridWarps;
 // Batch rows at a time, in the widest of which every thread owns a cell.
@@ -18,15 +21,22 @@ constexpr int kGridColumns = 8, kGridWide = 16;
 constexpr int kMostRows = 112;
 
 // Widths of W_hh that kernels are compiled for, in pairs of fragments a tile and warp (a pair of
-// eight warps: 256 factors in 16 bits, 128 in TF32), and how many fragments registers hold, forward
-// and backward: the most without a spill on any of the architectures.
+// eight warps: 256 factors in 16 bits, 128 in float32), and how many fragments registers hold,
+// forward, backward and forward with 16 columns, where tiles are half as many and twice as long:
+// the most without a spill on any of the architectures, of tf32x3 in pairs. 0: W_hh does not fit
+// into a group.
 struct GridBucket {
   int pairs;
-  int half[2], tf32[2];
+  int half[3], tf32[3], tf32x3[2];
 };
 constexpr GridBucket kGridBuckets[] = {
-    {1, {2, 2}, {2, 2}},   {2, {4, 4}, {4, 4}},  {3, {6, 6}, {6, 6}},   {4, {8, 8}, {8, 8}},
-    {6, {10, 8}, {10, 8}}, {8, {10, 8}, {9, 8}}, {9, {10, 8}, {10, 7}},
+    {1, {2, 2, 4}, {2, 2, 4}, {2, 2}},      // H to 256, and 128 in float32
+    {2, {4, 4, 8}, {4, 4, 8}, {4, 4}},      // 512, 256
+    {3, {6, 6, 12}, {6, 6, 12}, {6, 2}},    // 768, 384
+    {4, {8, 8, 16}, {8, 8, 16}, {4, 4}},    // 1024, 512
+    {6, {10, 8, 20}, {10, 8, 20}, {6, 6}},  // 1536, 768
+    {8, {9, 8, 20}, {9, 8, 18}, {6, 6}},    // 2048, 1024
+    {9, {9, 8, 20}, {9, 7, 20}, {}},        // 2304, 1152
 };
 
 // Forward, a block holds its units' rows of W_hh, and its warps share their terms: with 8 columns
@@ -60,7 +70,10 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
   plan.shares = kGridWarps / wide;
   plan.tiles = kTiles / wide;
   plan.slices = 2 * bucket.pairs * wide;
-  plan.held = (product == Product::tf32 ? bucket.tf32 : bucket.half)[int(pass)] * wide;
+  const int which = wide > 1 ? 2 : int(pass);
+  plan.held = product == Product::tf32x3 ? bucket.tf32x3[which]
+              : product == Product::tf32 ? bucket.tf32[which]
+                                         : bucket.half[which];
   plan.turns = kMostRows / columns;
   plan.cells = kGridUnits * columns;
   plan.pitch = pitch(product, forward ? plan.width : plan.width / kGridParts * 4);
@@ -137,11 +150,15 @@ constexpr GridCut grid_cut(long long B, int blocks, int D, int multiprocessors,
   return cut;
 }
 
+// Whether there are kernels for 16 columns. tf32x3 has twice the sums, and registers for 8 alone.
+constexpr bool has_wide(Product product) { return product != Product::tf32x3; }
+
 // Columns that forward runs at a time, with at most `shared` bytes a block: 16 where a group has
 // more than 8 rows.
 constexpr int grid_columns(Product product, const GridBucket& bucket, long long B, int blocks,
                            int D, int multiprocessors, size_t shared) {
-  const bool fits = grid_plan(product, Pass::forward, bucket, kGridWide).shared <= shared;
+  const bool fits =
+      has_wide(product) && grid_plan(product, Pass::forward, bucket, kGridWide).shared <= shared;
   return fits && grid_cut(B, blocks, D, multiprocessors).turns > 1 ? kGridWide : kGridColumns;
 }
 

@@ -5,12 +5,28 @@
 // its narrow side. In IEEE float32 fused multiply-adds: a lane sums over its quarter of a row, and
 // the four lanes of a quad exchange their sums.
 //
+// Or float32 by three products in TF32, after Ootomo and Yokota, "Recovering single precision
+// accuracy from Tensor Cores" (2022). A factor is its first 11 bits and a low part, the next 11; of
+// the product of two all is added up but low times low, 2^-23 of it on average. Tensor cores cut
+// sums off where float32 rounds them, and that adds up: over the 128 terms of a warp, where they
+// have one sign, to four times what the one rule allows (tests/close.py). So they add up the terms
+// of a slice, and plain additions the slices. Products with a low part, 2^-11 of the others, have
+// sums of their own, where it does not matter.
+//
+// First parts are cut, not rounded, so that none becomes infinite. Of an infinite factor the low
+// part is NaN, and so are sums of low parts; but the other sum is then infinite or NaN as in
+// float32, and counts alone. Factors below 2^-115 lose of their low part what is below 2^-136.
+//
 // Bound, forward with H = 128 and 8 columns: 4 H H 8 multiply-adds, 0.24 us at the 1270 a clock
-// that mma.sync is said to reach in bf16. Each warp reads all columns, 2 KB, 16 bytes a lane.
+// that mma.sync is said to reach in bf16. Each warp reads all columns, 2 KB, 16 bytes a lane. Three
+// products in TF32 take six times as long, where the scheduler keeps up: for two slices of a tile
+// it gives out 6 mma.sync, of 6.4 clocks each, 16 instructions that split fragments and 8
+// additions, and 16 that split columns, for every tile or once for four.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <math.h>
 
 #include <cstdint>
 #include <cstring>
@@ -59,6 +75,29 @@ struct Kind<Product::ieee> {
   using Factor = float;
   static __device__ __forceinline__ Factor factor(Storage x) { return x; }
 };
+template <>
+struct Kind<Product::tf32x3> {
+  using Storage = float;
+  using Factor = uint32_t;
+  static __device__ __forceinline__ Factor factor(Storage x) {
+    Factor bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+  }
+  // Of the matrix, once: the nearest of 22 bits, but where that would be infinite.
+  static __device__ __forceinline__ Factor constant(Storage x) {
+    const Factor bits = factor(x);
+    return ((bits & 0x7fffffff) < 0x7f7ffffe ? bits + 2 : bits) & ~3u;
+  }
+  // Keeps the bits of the mask, and returns what is left: of a constant a number of TF32.
+  static __device__ __forceinline__ float split(Factor& bits, uint32_t mask) {
+    float whole, high;
+    std::memcpy(&whole, &bits, sizeof whole);
+    bits &= mask;
+    std::memcpy(&high, &bits, sizeof high);
+    return whole - high;
+  }
+};
 
 // Sums of a thread: of the rows lane / 4 and lane / 4 + 8 of each tile, the columns
 // lane % 4 * kOwn + [0, kOwn).
@@ -71,6 +110,7 @@ using Sums = float[kWarpTiles][2][kOwn<kProduct>];
 template <Product kProduct, int kThreads, int kSlices, int kHeld, int kWarpTiles = kTiles>
 class Fragments {
   using Factor = typename Kind<kProduct>::Factor;
+  using Whole = Kind<Product::tf32x3>;
   using Sums = cuda::Sums<kProduct, kWarpTiles>;
   static constexpr int kColumns = columns_of(kProduct);
 
@@ -109,6 +149,8 @@ class Fragments {
                                                MoreSums&... more) const {
     if constexpr (kProduct == Product::ieee)
       multiply_plainly<kPitch, kSlab>(columns, sums, more...);
+    else if constexpr (kProduct == Product::tf32x3)
+      multiply_in_parts<kPitch, kSlab>(columns, sums, more...);
     else
       multiply_by_mma<kPitch, kSlab>(columns, {&sums, &more...});
   }
@@ -129,22 +171,31 @@ class Fragments {
       const Place at = place(kProduct, int(threadIdx.x % 32), slice, word);
       Factor factors[kPer];
 #pragma unroll
-      for (int k = 0; k < kPer; ++k)
-        factors[k] = Kind<kProduct>::factor(element(tile, at.row, at.factor + k));
+      for (int k = 0; k < kPer; ++k) {
+        const auto x = element(tile, at.row, at.factor + k);
+        if constexpr (kProduct == Product::tf32x3)
+          factors[k] = Kind<kProduct>::constant(x);
+        else
+          factors[k] = Kind<kProduct>::factor(x);
+      }
       std::memcpy(&words[word], factors, 4);
     }
   }
 
   // tile and slice are known to the compiler.
   __device__ __forceinline__ void fragment(uint32_t (&words)[4], int tile, int slice) const {
-    if (slice < kHeld) {
+    if (slice < kHeld)
+      held(words, tile, slice < kHeld ? slice : 0);
+    else
+      not_held(words, tile, slice);
+  }
+  __device__ __forceinline__ void held(uint32_t (&words)[4], int tile, int slice) const {
 #pragma unroll
-      for (int word = 0; word < 4; ++word)
-        words[word] = held_[tile][slice < kHeld ? slice : 0][word];
-    } else {
-      const uint4 all = *rest(tile, slice);
-      words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
-    }
+    for (int word = 0; word < 4; ++word) words[word] = held_[tile][slice][word];
+  }
+  __device__ __forceinline__ void not_held(uint32_t (&words)[4], int tile, int slice) const {
+    const uint4 all = *rest(tile, slice);
+    words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
   }
 
   template <int kPitch, int kSlab, int kEights>
@@ -187,6 +238,61 @@ class Fragments {
       for (int tile = 0; tile < kWarpTiles; ++tile)
 #pragma unroll
         for (int k = 0; k < 4; ++k) (*sums[eight])[tile][k / 2][k % 2] = d[eight][tile][k];
+  }
+
+  template <int kPitch, int kSlab>
+  __device__ __forceinline__ void multiply_in_parts(const unsigned char* columns,
+                                                    Sums& sums) const {
+    static_assert(kSlices % 2 == 0 && kHeld % 2 == 0);
+    columns += threadIdx.x % 8 * kPitch + threadIdx.x % 32 / 8 * 16;  // as for one product
+    // The compiler knows that held fragments are the same in every step, and would split them
+    // before the first one: with this mask it cannot.
+    const uint32_t mask = ptx::unknown(~0x1fffu);
+    float high[kWarpTiles][4], low[kWarpTiles][4] = {};
+#pragma unroll
+    for (int tile = 0; tile < kWarpTiles; ++tile)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) high[tile][k] = sums[tile][k / 2][k % 2];
+    const auto add_pair = [&](int slice, auto fragment_of) {
+      uint32_t b[4], b_low[4];
+#pragma unroll
+      for (int tile = 0; tile < kWarpTiles; ++tile) {
+        if (tile == 0 || kSlab) {
+          ptx::load_matrix(b, columns + tile * kSlab + slice * kFragmentBytes);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) b_low[k] = ptx::to_tf32(Whole::split(b[k], mask));
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float d[4] = {};
+          uint32_t a[4], a_low[4];
+          fragment_of(a, tile, slice + half);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) a_low[k] = Whole::factor(Whole::split(a[k], mask));
+          const uint32_t b_of_half[2] = {b[2 * half], b[2 * half + 1]};
+          ptx::multiply_tf32(low[tile], a_low, b_of_half);
+          ptx::multiply_tf32(low[tile], a, {b_low[2 * half], b_low[2 * half + 1]});
+          ptx::multiply_tf32(d, a, b_of_half);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) high[tile][k] += d[k];
+        }
+      }
+    };
+    // The loop over fragments that are not held is one at run time: unrolled, their loads are put
+    // before the products of the others, and spill.
+#pragma unroll
+    for (int slice = 0; slice < kHeld; slice += 2)
+      add_pair(slice, [&](uint32_t(&words)[4], int tile, int of) { held(words, tile, of); });
+#pragma unroll 1
+    for (int slice = kHeld; slice < kSlices; slice += 2)
+      add_pair(slice, [&](uint32_t(&words)[4], int tile, int of) { not_held(words, tile, of); });
+#pragma unroll
+    for (int tile = 0; tile < kWarpTiles; ++tile)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const bool finite = ::fabsf(high[tile][k]) < INFINITY;
+        sums[tile][k / 2][k % 2] = finite ? high[tile][k] + low[tile][k] : high[tile][k];
+      }
   }
 
   template <int kPitch, int kSlab>

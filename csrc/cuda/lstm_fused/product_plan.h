@@ -16,14 +16,16 @@
 
 namespace lf::cuda {
 
-enum class Product { bf16, f16, tf32, ieee };
+// tf32x3: three products in TF32 that make up one in float32 (product.cuh).
+enum class Product { bf16, f16, tf32, ieee, tf32x3 };
 enum class Pass { forward, backward };
 
-constexpr Product product_of(DType dtype, bool tf32) {
+// float32: how a family multiplies what may not be rounded to TF32, ieee or tf32x3.
+constexpr Product product_of(DType dtype, bool tf32, Product float32) {
   return dtype == DType::bf16  ? Product::bf16
          : dtype == DType::f16 ? Product::f16
          : tf32                ? Product::tf32
-                               : Product::ieee;
+                               : float32;
 }
 
 constexpr int kTiles = 4, kTileRows = 16, kFragmentBytes = 32;
@@ -33,7 +35,7 @@ constexpr size_t kMostShared = 227 << 10;
 
 // Bytes of a factor.
 constexpr LF_FN int factor_size(Product product) {
-  return product == Product::tf32 || product == Product::ieee ? 4 : 2;
+  return product == Product::bf16 || product == Product::f16 ? 2 : 4;
 }
 
 // Columns that a block multiplies at once: the 8 of mma.sync. In IEEE float32 a column costs its

@@ -41,6 +41,14 @@ __device__ __forceinline__ T* moved(T* from, int rows, int bytes) {
   return static_cast<T*>(__cvta_global_to_generic(to));
 }
 
+// The same number, of which the compiler knows nothing: what is computed of it stays where it is
+// written, also in a loop.
+__device__ __forceinline__ uint32_t unknown(uint32_t x) {
+  uint32_t same;
+  asm volatile("mov.b32 %0, %1;" : "=r"(same) : "r"(x));
+  return same;
+}
+
 // 16 bytes to global memory by one instruction, where `to` is a multiple of 16. nvcc 13.0 takes
 // some stores of such a struct apart again for GPUs before sm_100, into four of 4 bytes.
 __device__ __forceinline__ void store_words(void* to, const uint32_t (&value)[4]) {
@@ -99,7 +107,8 @@ __device__ __forceinline__ void multiply_f16(float (&d)[4], const uint32_t (&a)[
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-// a 16 x 8 by rows, b 8 x 8 by columns, both of values that to_tf32 gave.
+// a 16 x 8 by rows, b 8 x 8 by columns, both of words whose last 13 bits are zero, as to_tf32 gives
+// them.
 __device__ __forceinline__ void multiply_tf32(float (&d)[4], const uint32_t (&a)[4],
                                               const uint32_t (&b)[2]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "

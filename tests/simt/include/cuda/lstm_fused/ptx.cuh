@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 
@@ -33,6 +34,8 @@ template <class T>
 T* moved(T* from, int rows, int bytes) {
   return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(from) + uint64_t(int64_t(rows) * bytes));
 }
+
+inline uint32_t unknown(uint32_t x) { return x; }
 
 inline void check_aligned(const void* p, size_t to, const char* what, Where where) {
   if (reinterpret_cast<uintptr_t>(p) % to)
@@ -101,8 +104,23 @@ struct Operands {
   float a[8], b[4];
 };
 
+// The sum as a poor tensor core has it: terms are exact, each is cut off where the largest one has
+// its 24th bit, and the sum behind its own 24th. GPUs have one to three bits more.
+template <int kTerms>
+SIMT_UNSANITIZED float cut_sum(const double (&terms)[kTerms]) {
+  double largest = 0, plain = 0;
+  for (const double x : terms) largest = std::fmax(largest, std::fabs(x)), plain += x;
+  if (largest == 0 || !std::isfinite(plain)) return float(plain);
+  const double bit = std::ldexp(1, std::ilogb(largest) - 23);
+  int64_t sum = 0;
+  for (const double x : terms) sum += int64_t(x / bit);
+  int64_t own_bit = 1;
+  while (std::abs(sum) >= own_bit << 24) own_bit *= 2;
+  return float(double(sum / own_bit * own_bit) * bit);
+}
+
 // d += a b, with value(register, element) giving an element of a register as a float and kPer
-// elements to a register. Products are exact in float; their sum is rounded once a term.
+// elements to a register.
 template <int kPer, float (*value)(uint32_t, unsigned)>
 SIMT_UNSANITIZED void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                const char* kind, Where where) {
@@ -113,15 +131,15 @@ SIMT_UNSANITIZED void multiply(float (&d)[4], const uint32_t (&a)[4], const uint
   const unsigned lane = simt::lane();
   for (unsigned j = 0; j < 4; ++j) {
     const unsigned row = lane / 4 + j / 2 * 8, column = lane % 4 * 2 + j % 2;
-    float sum = d[j];
+    double terms[8 * kPer + 1] = {d[j]}, *term = terms;
     for (unsigned half = 0; half < 2; ++half)  // of the columns of a: a register's
       for (unsigned among = 0; among < 4; ++among) {
         const float* const of_a = simt::of_lane<Operands>(all, row % 8 * 4 + among).a;
         const float* const of_b = simt::of_lane<Operands>(all, column * 4 + among).b;
         for (unsigned k = 0; k < kPer; ++k)
-          sum += of_a[(row / 8 + half * 2) * kPer + k] * of_b[half * kPer + k];
+          *++term = double(of_a[(row / 8 + half * 2) * kPer + k]) * of_b[half * kPer + k];
       }
-    d[j] = sum;
+    d[j] = cut_sum(terms);
   }
 }
 
