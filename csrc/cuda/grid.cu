@@ -109,9 +109,10 @@ struct GridFamily {
         grid_columns(kProduct, buckets[kBucket], d.B, grid_blocks(Pass::forward, d.H), int(d.D),
                      limits.multiprocessors, limits.shared);
     const GridPlan plan = grid_plan(kProduct, Pass::forward, buckets[kBucket], columns);
-    const auto kernel = columns == kGridWide ? grid_forward < CellType, kProduct, kBucket,
-               has_wide(kProduct) ? kGridWide : kGridColumns >
-        : grid_forward<CellType, kProduct, kBucket, kGridColumns>;
+    constexpr int kMostColumns = has_wide(kProduct) ? kGridWide : kGridColumns;
+    const auto kernel = columns > kGridColumns
+                            ? grid_forward<CellType, kProduct, kBucket, kMostColumns>
+                            : grid_forward<CellType, kProduct, kBucket, kGridColumns>;
     const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, columns);
     const int64_t bytes = state_bytes(d, p.dtype);
     const Exchange exchange =
