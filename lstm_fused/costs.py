@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,10 +34,10 @@ from lstm_fused import _load, ops
 from lstm_fused._costs import COSTS
 
 NATIVE = "torch.native"
-# What a multiply-add takes, relative to one of 16 bits: so many times as many clocks on an H100.
-TF32, WITHOUT_TENSOR_CORES = 2.0, 10.0
-# Variants that multiply float32 by three products in TF32 (csrc/cuda/lstm_fused/product.cuh).
-IN_PARTS = ("cuda.cluster", "cuda.grid")
+# What a multiply-add takes, relative to one of 16 bits: so many times as many clocks on an H100. By
+# the products of csrc/cuda/lstm_fused/product_plan.h; float64, as products of torch have it, takes
+# as long as float32 without tensor cores.
+RELATIVE = {"bf16": 1.0, "f16": 1.0, "tf32": 2.0, "tf32x3": 6.0, "ieee": 10.0}
 
 
 class Costs(NamedTuple):
@@ -65,9 +65,10 @@ class Layer(NamedTuple):
     proj_size: int  # 0: none
     directions: int
     dtype: torch.dtype
-    tf32: bool  # float32 may be rounded to TF32
+    tf32: bool  # float32 may be rounded to TF32 in scans, and in all that torch.native does
     packed: bool  # taken as if all sequences were as long as the longest
     multiprocessors: int
+    products_tf32: bool | None = None  # the same of other products of torch; None: as in scans
 
     @property
     def output_size(self) -> int:
@@ -111,16 +112,16 @@ def estimate(name: str, layer: Layer, training: bool) -> float | None:
     """Microseconds of a layer by a variant: forward, and backward if training. None: not known.
 
     With the products over all rows, which variants share: torch.native does its own, and is taken
-    to need as long for them.
+    to need as long for them, but by the precision of scans.
     """
     parts = works(name, layer, training)
     return None if parts is None else sum(price(part, table()[part.row]) for part in parts)
 
 
-def is_predicted(name: str, layer: Layer, training: bool) -> bool:
-    """Whether an estimate rests on a row that nobody has measured."""
-    parts = works(name, layer, training) or ()
-    return any(table()[part.row].measured is None for part in parts)
+def sources(name: str, layer: Layer, training: bool) -> list[str] | None:
+    """The files that an estimate rests on, or None where nobody has measured a row of it."""
+    files = {table()[part.row].measured for part in works(name, layer, training) or ()}
+    return None if None in files else sorted(file for file in files if file is not None)
 
 
 def works(name: str, layer: Layer, training: bool) -> list[Work] | None:
@@ -131,7 +132,8 @@ def works(name: str, layer: Layer, training: bool) -> list[Work] | None:
     if len(known) < len(scans):
         return None
     projects = name == "cuda.decode"  # its scan forward has the input's product in it
-    return known + [_products(layer, b) for b in passes if b or not projects]
+    tf32 = layer.tf32 if name == NATIVE else _products_tf32(layer)
+    return known + [_products(layer, b, tf32) for b in passes if b or not projects]
 
 
 def scan(name: str, layer: Layer, backward: bool) -> Work | None:
@@ -144,7 +146,7 @@ def scan(name: str, layer: Layer, backward: bool) -> Work | None:
         inputs = layer.input_size + layer.output_size
         return Work(name, 1, _weights(layer, inputs)) if layer.T == 1 else None
     if name in ("cuda.step", "cuda.decode"):  # backward is the same in both
-        return _step_by_step("cuda.step", layer)
+        return _step_by_step("cuda.step", layer, _products_tf32(layer))
     module = _load.load()
     if module is None:
         return None
@@ -160,19 +162,19 @@ def scan(name: str, layer: Layer, backward: bool) -> Work | None:
     )
     if found is None:
         return None
-    launches, turns, multiply_adds, fragments = found
+    launches, turns, multiply_adds, fragments, product = found
     return Work(
         f"{name} {'backward' if backward else 'forward'}",
         launches,
         _weights(layer, layer.output_size),
         layer.T,
         turns,
-        multiply_adds * _relative(layer, name in IN_PARTS) / 1e6,
+        multiply_adds * RELATIVE[product] / 1e6,
         fragments / 1e6,
     )
 
 
-def _step_by_step(row: str, layer: Layer) -> Work:
+def _step_by_step(row: str, layer: Layer, tf32: bool) -> Work:
     """A matrix product and a gate kernel a step, with a projection another product."""
     steps = layer.T * layer.directions
     gates = 4 * layer.hidden_size * layer.output_size * layer.B
@@ -183,7 +185,7 @@ def _step_by_step(row: str, layer: Layer) -> Work:
         layer.T * _weights(layer, layer.output_size),
         steps,
         (1,),
-        _millions(layer, gates + projection),
+        _millions(layer, gates + projection, tf32),
     )
 
 
@@ -201,13 +203,13 @@ def _native(layer: Layer, backward: bool) -> Work:
         millions = gates / layer.multiprocessors / 1e6
     elif persistent and layer.dtype == torch.float16 and static:
         row = f"{NATIVE} static {direction}"
-        millions = _millions(layer, gates)
+        millions = _millions(layer, gates, layer.tf32)
     else:
-        return _step_by_step(f"{NATIVE} standard", layer)
+        return _step_by_step(f"{NATIVE} standard", layer, layer.tf32)
     return Work(row, 1, _weights(layer, H), steps, (1,), millions)
 
 
-def _products(layer: Layer, backward: bool) -> Work:
+def _products(layer: Layer, backward: bool, tf32: bool) -> Work:
     """x W_ih^T; backward the gradients of x, of W_ih and of W_hh."""
     inputs = 2 * layer.input_size + layer.output_size if backward else layer.input_size
     gates = layer.T * layer.B * 4 * layer.hidden_size * layer.directions
@@ -217,7 +219,7 @@ def _products(layer: Layer, backward: bool) -> Work:
         _weights(layer, layer.input_size),
         1,
         (1,),
-        _millions(layer, gates * inputs),
+        _millions(layer, gates * inputs, tf32),
     )
 
 
@@ -226,16 +228,15 @@ def _weights(layer: Layer, inputs: int) -> float:
     return layer.directions * 4 * layer.hidden_size * inputs * layer.dtype.itemsize / 1e6
 
 
-def _millions(layer: Layer, multiply_adds: int) -> float:
+def _products_tf32(layer: Layer) -> bool:
+    return layer.tf32 if layer.products_tf32 is None else layer.products_tf32
+
+
+def _millions(layer: Layer, multiply_adds: int, tf32: bool) -> float:
     """Of each multiprocessor where all take their part, as in 16 bits."""
-    return multiply_adds * _relative(layer) / layer.multiprocessors / 1e6
-
-
-def _relative(layer: Layer, in_parts: bool = False) -> float:
-    """What a multiply-add takes, relative to one of 16 bits."""
-    if layer.dtype == torch.float32 and (layer.tf32 or in_parts):
-        return TF32 if layer.tf32 else 3 * TF32
-    return 1.0 if layer.dtype.itemsize == 2 else WITHOUT_TENSOR_CORES
+    in_32_bits = RELATIVE["tf32" if tf32 and layer.dtype == torch.float32 else "ieee"]
+    relative = 1.0 if layer.dtype.itemsize == 2 else in_32_bits
+    return multiply_adds * relative / layer.multiprocessors / 1e6
 
 
 # Read once, as LSTM_FUSED_VARIANT is.
@@ -257,7 +258,8 @@ def table() -> dict[str, Costs]:
 def read(path: Path) -> dict[str, Costs]:
     """The rows of a file of `bench.fit --out`: {row: {term: microseconds, "measured": file}}.
 
-    Terms that a row leaves out are the table's. Raises ValueError, which says what is wrong.
+    Terms that a row leaves out are the table's, and it is predicted if it does not say by what it
+    was measured. Raises ValueError, which says what is wrong.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -283,9 +285,9 @@ def _checked(place: str, name: str, row: Any) -> Costs:
                 raise ValueError(f"{place}: measured must name a file or be null, got {value!r}")
         elif not _is_time(value):
             raise ValueError(f"{place}: {term} must be microseconds, 0 or more, got {value!r}")
-    return Costs(*COSTS[name])._replace(**row)
+    return Costs(*COSTS[name])._replace(measured=None)._replace(**row)
 
 
 def _is_time(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
+    return number and 0 <= value <= sys.float_info.max

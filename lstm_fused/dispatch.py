@@ -223,6 +223,7 @@ def _layer(case: Case) -> costs.Layer | None:
         tf32_allowed(),
         case.packed,
         torch.cuda.get_device_properties(device).multi_processor_count,
+        _products_tf32(),
     )
 
 
@@ -239,7 +240,7 @@ def choose(case: Case) -> str:
         if device == "cuda" and candidates[0] != NATIVE:
             index = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
             tf32 = case.dtype == torch.float32 and tf32_allowed()
-            return _fastest(case, candidates, tf32, index)
+            return _fastest(case, candidates, (tf32, _products_tf32()), index)
         return next(name for name in candidates if not why_not(name, case))
     reason = why_not(name, case)
     if reason:
@@ -249,7 +250,7 @@ def choose(case: Case) -> str:
 
 # Every call of a layer asks: a choice takes some 50 us, to find the one made before takes 3.
 @functools.lru_cache(maxsize=4096)
-def _fastest(case: Case, candidates: tuple[str, ...], tf32: bool, device: int) -> str:
+def _fastest(case: Case, candidates: tuple[str, ...], tf32: tuple[bool, bool], device: int) -> str:
     """The candidate with the lowest estimate of those that take the case, the first of equals.
 
     One without an estimate neither gives its place to a later one nor takes an earlier one's.
@@ -313,15 +314,21 @@ def _precision(backend: Any) -> str:
     return str(backend.fp32_precision)
 
 
+def _products_tf32() -> bool:
+    """Whether torch rounds the factors of its own products of float32 to TF32."""
+    return _precision(torch.backends.cuda.matmul) == "tf32"
+
+
 def _words_of_estimate(name: str, case: Case) -> str:
-    """ ", about 1480 us forward (predicted)", or nothing."""
+    """ ", about 1480 us forward (predicted)", or "(fitted to ...json)", or nothing."""
     layer, microseconds = _layer(case), estimate(name, case)
     if layer is None or microseconds is None:
         return ""
     passes = "forward and backward" if case.training else "forward"
-    predicted = costs.is_predicted(name, layer, case.training)
+    files = costs.sources(name, layer, case.training)
+    rests_on = "predicted" if files is None else f"fitted to {', '.join(files)}"
     number = f"{microseconds:.0f}" if microseconds >= 100 else f"{microseconds:.3g}"
-    return f", about {number} us {passes} ({'predicted' if predicted else 'fitted'})"
+    return f", about {number} us {passes} ({rests_on})"
 
 
 def explain(module_or_case: nn.Module | Case) -> str:

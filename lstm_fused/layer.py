@@ -230,7 +230,8 @@ def chosen(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) 
     )
     # vmap folds its samples into the batch, after the choice.
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return _choose_for_any_length(*fixed, x.dtype, x.device.type, torch.is_grad_enabled())
+        more = weight_ih.shape[1], torch.is_grad_enabled(), batch_sizes is not None
+        return _choose_for_any_length(*fixed, x.dtype, x.device.type, *more)
     if batch_sizes is not None:
         T, B = batch_sizes.shape[0], int(batch_sizes[0])
     else:
@@ -249,10 +250,19 @@ def _choose_for_any_length(
     bidirectional: bool,
     dtype: torch.dtype,
     device: str,
+    input_size: int,
     training: bool,
+    packed: bool,
 ) -> str:
     """The choice where T and B are not known: while tracing, and under transforms."""
     case = dispatch.Case(
-        hidden_size, proj_size, bidirectional, dtype=dtype, device=device, training=training
+        hidden_size,
+        proj_size,
+        bidirectional,
+        dtype=dtype,
+        device=device,
+        input_size=input_size,
+        training=training,
+        packed=packed,
     )
     return dispatch.choose(case)

@@ -1,8 +1,8 @@
 """Each scan kernel by itself: microseconds a time step, and where they go.
 
 A program (bench/gpu/scans/) runs the scan of one variant without the products over all rows. It is
-compiled once as the kernels are and once for each of PARTS without that part: what then remains is
-the time of the others. Without a part results are wrong, and nobody looks at them.
+compiled once as the kernels are and once for each of PARTS, mostly without a part of the kernel:
+what then remains is the time of the others. Results are wrong then, and nobody looks at them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ GRID += [
     "bf16:512,16,512,2",
     "bf16:256,64,2048,1",
 ]
-GRID += ["fp16:1024,16,768,1", "tf32:512,16,512,1"]
-FEW = ["bf16:1024,16,768,1", "bf16:512,64,1024,1", "bf16:512,1,512,1"]
+GRID += ["fp16:1024,16,768,1", "tf32:512,16,512,1", "fp32:512,16,512,1", "fp32:512,8,1024,1"]
+FEW = ["bf16:1024,16,768,1", "bf16:512,64,1024,1", "bf16:512,256,1024,1", "bf16:512,1,512,1"]
 BLOCK = ["bf16:1024,64,128,1", "tf32:1024,64,128,1", "bf16:1024,8,64,1", "fp16:1024,32,160,1"]
 CLUSTER = ["bf16:1024,8,256,1", "bf16:1024,64,256,1", "bf16:512,8,512,1", "bf16:512,64,512,1"]
 CLUSTER += [
@@ -43,6 +43,7 @@ CLUSTER += [
     "bf16:512,16,256,2",
     "fp16:512,16,256,1",
     "tf32:512,16,256,1",
+    "fp32:512,16,256,1",
 ]
 FLOORS = {
     "bf16.t1024b16h768d1": 0.95,
@@ -57,9 +58,14 @@ FLOORS = {
     "bf16.t512b64h512d1": 1.0,
 }
 NAME = re.compile(
-    r"(cuda\.\w+)\.(bf16|fp16|tf32)\.t(\d+)b(\d+)h(\d+)d(\d)\.(inference|forward|backward)"
+    r"(cuda\.\w+)\.(bf16|fp16|tf32|fp32)\.t(\d+)b(\d+)h(\d+)d(\d)\.(inference|forward|backward)"
 )
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "tf32": torch.float32,
+    "fp32": torch.float32,
+}
 
 
 class Edit(NamedTuple):
@@ -106,11 +112,25 @@ NO_PRODUCTS = [
         "(void)kSlab;",
     ),
 ]
+EIGHT_ROWS = [
+    Edit(
+        "grid_plan.h",
+        "{ return product != Product::tf32x3; }",
+        "{ return (void)product, false; }",
+    )
+]
+NOTHING_AHEAD = [
+    Edit(
+        "grid_forward.cuh", "is_there = turns > 2 && (turn > 0 || same_step);", "is_there = false;"
+    )
+]
 PARTS = {
     "nobody waits": NOBODY_WAITS,
     "nothing comes": NOTHING_COMES,
     "no products": NO_PRODUCTS,
     "nothing comes, no products": [*NOTHING_COMES, *NO_PRODUCTS],
+    "8 rows at a time": EIGHT_ROWS,
+    "nothing ahead": NOTHING_AHEAD,
 }
 SCANS = [
     Scan("grid.cu", "cuda_grid", "cuda.grid", GRID),

@@ -52,14 +52,21 @@ struct ClusterFamily {
     const int blocks = cluster_blocks(buckets[kBucket], d.H);
     const auto kernel = cluster_kernel<CellType, kProduct, kBucket>(p);
     dev::Grid grid = one_cluster(plan, blocks);
-    const int at_once = dev::clusters_at_once(grid, kernel);
+    int at_once = dev::clusters_at_once(grid, kernel);
     if (at_once == 0)
       throw std::runtime_error("lstm_fused: cuda.cluster finds no place for a cluster of " +
                                std::to_string(blocks) + " blocks on this device");
-    const ClusterCut cut =
-        cluster_cut(d.B, int(d.D), at_once, most_turns(plan, dev::limits().shared));
+    // Turns take memory, with which a multiprocessor may have room for fewer blocks.
+    const int most = most_turns(plan, dev::limits().shared);
+    ClusterCut cut = cluster_cut(d.B, int(d.D), at_once, most);
+    for (;;) {
+      grid.shared = shared_bytes(plan, cut.turns);
+      const int with_turns = dev::clusters_at_once(grid, kernel);
+      if (with_turns >= at_once || with_turns == 0) break;
+      at_once = with_turns;
+      cut = cluster_cut(d.B, int(d.D), at_once, most);
+    }
     grid.blocks = dim3(unsigned(blocks), unsigned(cut.slices), unsigned(d.D));
-    grid.shared = shared_bytes(plan, cut.turns);
     const int64_t* const offsets =
         upload_steps(context, d, p.offsets, kClusterColumns, context.workspace);
     dev::launch(context, grid, kernel, {parameters<T>(p, offsets), {0, 0, cut.turns}});

@@ -20,6 +20,22 @@ double multiply_adds(int units, int width, int columns) {
   return double(kTiles) * units * width * columns;
 }
 
+std::string_view name_of(Product product) {
+  switch (product) {
+    case Product::bf16:
+      return "bf16";
+    case Product::f16:
+      return "f16";
+    case Product::tf32:
+      return "tf32";
+    case Product::ieee:
+      return "ieee";
+    case Product::tf32x3:
+      return "tf32x3";
+  }
+  return {};
+}
+
 std::optional<ScanWork> block_work(const ScanQuestion& q, Product product) {
   const int place = bucket_of(product, q.H, kMostShared);
   if (place < 0) return {};
@@ -32,7 +48,8 @@ std::optional<ScanWork> block_work(const ScanQuestion& q, Product product) {
                   rest_bytes(plan.slices, plan.held, plan.threads)};
 }
 
-// On a device, dev::clusters_at_once asks. A cluster lies within a GPC, and GPCs are no whole
+// On a device, dev::clusters_at_once asks, and finds more where a multiprocessor has room for two
+// blocks. A cluster lies within a GPC, and GPCs are no whole
 // number of clusters: of 8 blocks an H100 with 132 multiprocessors runs 15 at once, of 16 it should
 // run 7, one less than the multiprocessors would do for.
 int clusters_at_once(int blocks, int multiprocessors) {
@@ -77,10 +94,15 @@ std::optional<ScanWork> grid_work(const ScanQuestion& q, Product product) {
 
 std::optional<ScanWork> scan_work(const ScanQuestion& q) {
   if (q.dtype == DType::f64 || q.multiprocessors < 1) return {};
-  const auto product = [&](Product float32) { return product_of(q.dtype, q.tf32, float32); };
-  if (q.variant == "cuda.block") return block_work(q, product(kBlockFloat32));
-  if (q.variant == "cuda.cluster") return cluster_work(q, product(kClusterFloat32));
-  if (q.variant == "cuda.grid") return grid_work(q, product(kGridFloat32));
+  const auto of = [&](auto work_of, Product float32) {
+    const Product product = product_of(q.dtype, q.tf32, float32);
+    std::optional<ScanWork> work = work_of(q, product);
+    if (work) work->product = name_of(product);
+    return work;
+  };
+  if (q.variant == "cuda.block") return of(block_work, kBlockFloat32);
+  if (q.variant == "cuda.cluster") return of(cluster_work, kClusterFloat32);
+  if (q.variant == "cuda.grid") return of(grid_work, kGridFloat32);
   return {};
 }
 

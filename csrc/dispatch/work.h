@@ -26,8 +26,9 @@ struct ScanWork {
   // The batch goes in shares, one after the other; of each, how many groups of rows its slices run
   // in turns.
   std::vector<int> turns;
-  double multiply_adds;  // of a turn's product, on one multiprocessor
-  size_t fragments;      // bytes of W_hh that it reads out of shared memory for that
+  double multiply_adds;           // of a turn's product, on one multiprocessor
+  size_t fragments;               // bytes of W_hh that it reads out of shared memory for that
+  std::string_view product = {};  // Product's name (product_plan.h)
 };
 
 // Nothing for another variant, and for a layer that has no kernel or no room on any GPU like this.

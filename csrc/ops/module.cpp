@@ -38,7 +38,8 @@ py::object scan_work(const std::string& variant, bool backward, int dtype, bool 
   const auto work =
       lf::scan_work({variant, backward, lf::DType(dtype), tf32, B, H, D, multiprocessors});
   if (!work) return py::none();
-  return py::make_tuple(work->launches, work->turns, work->multiply_adds, work->fragments);
+  return py::make_tuple(work->launches, work->turns, work->multiply_adds, work->fragments,
+                        work->product);
 }
 
 // What a shared object with variants of its own exports: lf_variants(&count) gives the first of
@@ -87,7 +88,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("D"));
   m.def("scan_work", &scan_work,
         "What a scan asks of a GPU with so many multiprocessors (dispatch/work.h): launches, turns "
-        "of each share, multiply-adds of a turn, bytes of fragments; or None.",
+        "of each share, multiply-adds of a turn, bytes of fragments, kind of product; or None.",
         py::arg("variant"), py::arg("backward"), py::arg("dtype"), py::arg("tf32"), py::arg("B"),
         py::arg("H"), py::arg("D"), py::arg("multiprocessors"));
   m.def("build_info", &build_info, "Compiler, OpenMP and CUDA toolkit that built this module.");

@@ -194,11 +194,11 @@ def test_explain_of_measured_rows_and_of_training(
     table = {name: row._replace(measured="file.json") for name, row in costs.table().items()}
     monkeypatch.setattr(costs, "table", lambda: table)
     lines = lines_of(CASE._replace(training=True))
-    assert lines["cuda.block"] == "chosen, about 100 us forward and backward (fitted)"
+    assert lines["cuda.block"] == "chosen, about 100 us forward and backward (fitted to file.json)"
     with variant("cuda.grid"):
         lines = lines_of(CASE)
-    assert lines["cuda.grid"] == "forced, about 200 us forward (fitted)"
-    assert lines["cuda.block"] == "cuda.grid is forced, about 100 us forward (fitted)"
+    assert lines["cuda.grid"] == "forced, about 200 us forward (fitted to file.json)"
+    assert lines["cuda.block"] == "cuda.grid is forced, about 100 us forward (fitted to file.json)"
 
 
 def test_explain_says_nothing_of_time_on_a_cpu() -> None:

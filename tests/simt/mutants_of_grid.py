@@ -7,7 +7,6 @@ from tests.simt.mutation import Mutant
 DRIVER, GROUP, FORWARD = "grid.cu", "lstm_fused/grid.cuh", "lstm_fused/grid_forward.cuh"
 SLICE, PRODUCT = "lstm_fused/group.cuh", "lstm_fused/product.cuh"
 PLAN, STEPS = "lstm_fused/grid_plan.h", "lstm_fused/steps.cuh"
-PRODUCT = "lstm_fused/product.cuh"
 
 MUTANTS = {
     # Barriers and what they protect.
@@ -64,7 +63,7 @@ MUTANTS = {
     "sums are handed over while others are read": Mutant(
         FORWARD, "sums_now + (kPlan.copies - 1) * kSums;", "sums_now;", "thread"
     ),
-    "a turn waits for itself": Mutant(FORWARD, "turn > 0 || same_step;", "true;"),
+    "a turn waits for itself": Mutant(FORWARD, "turns > 2 && (turn > 0 || same_step);", "true;"),
     "h of the turn before": Mutant(
         FORWARD, "slice.rows(before, turn + 1)", "slice.rows(before, turn)"
     ),

@@ -104,9 +104,9 @@ std::vector<double> microseconds(cudaStream_t stream, const std::function<void()
 }
 
 template <class T>
-void measure(const char* label, const Case& c, DType dtype, cudaStream_t stream) {
+void measure(const char* label, const Case& c, DType dtype, bool tf32, cudaStream_t stream) {
   const Dims d{c.T, c.B, c.H, c.H, c.D, c.T * c.B};
-  if (const char* reason = LF_VARIANT.why_not(Cell::lstm, dtype, d, true))
+  if (const char* reason = LF_VARIANT.why_not(Cell::lstm, dtype, d, tf32))
     return put_reason(label, c, reason);
   std::vector<int64_t> offsets(size_t(d.T) + 1);
   for (int64_t t = 0; t <= d.T; ++t) offsets[size_t(t)] = t * d.B;
@@ -130,7 +130,7 @@ void measure(const char* label, const Case& c, DType dtype, cudaStream_t stream)
   backward.dgates = gates, backward.dh0 = dh0, backward.dc0 = dc0;
 
   Context context{};
-  context.stream = stream, context.tf32 = true;
+  context.stream = stream, context.tf32 = tf32;
   const size_t bytes =
       std::max(LF_VARIANT.forward_workspace(forward), LF_VARIANT.backward_workspace(backward, 1));
   const Numbers<unsigned char> workspace(int64_t(bytes) + 64, 0, 0);
@@ -167,13 +167,13 @@ int main(int argc, char** argv) {
         throw std::runtime_error(std::string("a case is dtype:T,B,H,D, got ") + argv[k]);
       const std::string dtype = c.dtype;
       if (dtype == "bf16")
-        measure<__nv_bfloat16>(argv[1], c, DType::bf16, stream);
+        measure<__nv_bfloat16>(argv[1], c, DType::bf16, true, stream);
       else if (dtype == "fp16")
-        measure<__half>(argv[1], c, DType::f16, stream);
-      else if (dtype == "tf32")
-        measure<float>(argv[1], c, DType::f32, stream);
+        measure<__half>(argv[1], c, DType::f16, true, stream);
+      else if (dtype == "tf32" || dtype == "fp32")
+        measure<float>(argv[1], c, DType::f32, dtype == "tf32", stream);
       else
-        throw std::runtime_error("a dtype is bf16, fp16 or tf32, got " + dtype);
+        throw std::runtime_error("a dtype is bf16, fp16, tf32 or fp32, got " + dtype);
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -91,8 +91,8 @@ struct Waiting {
 };
 constexpr uint32_t kNothing = 0xffffffff;  // a NaN, or two of 16 bits
 
-// Who waits asks whether the pass is given up: a trip through L2 after 8 looks, of which nobody
-// needs so many where all goes well, and then after every 64.
+// Who waits asks whether the pass is given up: a trip through L2 after 8 looks, of which a step
+// needs fewer where all goes well, and then after every 64.
 constexpr unsigned kLooksBetween = 64, kLooksBefore = 8;
 
 // After so many looks: whether to look again. Patience is counted in looks, as a clock goes on

@@ -71,7 +71,6 @@ template <class Self>
 struct PartOfGates {
   static constexpr int kUnits = Self::kPlan.width / kGridParts;
   static constexpr int kSize = int(sizeof(typename Self::T));
-
   static constexpr int kRowWords = 4 * kUnits * kSize / 4 * 2;
 
   const uint32_t* from;  // from here on: of the thread's first piece

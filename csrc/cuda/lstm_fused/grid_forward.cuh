@@ -15,12 +15,12 @@
 // Why one copy of h is enough: a step's last read of it comes before the barrier behind the sums,
 // the next write after. And of the sums: they are read before the barrier behind the next h.
 //
-// With 16 rows at a time there are two copies of both, where shared memory holds them, and h of the
-// next turn is taken between the products of this one and the barrier behind its sums: this turn's
-// cells and the next turn's products have no barrier between them. Who writes a copy of h, or of
-// the sums, has come through the barrier before, to which everybody came after reading it. Nobody
-// waits for himself: h of the next turn was handed on behind the barrier of the turn before this
-// one, or earlier, as it is never this turn's own.
+// With 16 rows at a time there are two copies of both, where shared memory holds them, and from
+// three turns on h of the next turn is taken between the products of this one and the barrier
+// behind its sums: this turn's cells and the next turn's products have no barrier between them. Who
+// writes a copy of h, or of the sums, has come through the barrier before, to which everybody came
+// after reading it. Nobody waits for himself: h of the next turn was handed on behind the barrier
+// of the turn before this one, or earlier, as it is never this turn's own.
 //
 // Refuses projections, fp64, H over grid_plan.h's, and H over 128 for every 8 multiprocessors,
 // which backward needs.
@@ -182,6 +182,8 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       if (kPlan.copies == 1 || !is_there) {
         take_h(rows_before, rows, turn, h_now);
         __syncthreads();
+      } else {
+        __syncwarp();  // no barrier since the cells, and products are of whole warps
       }
       const auto share = [&](const auto& sums, int first_column) {
         share_sums<kProduct>(sums, Self::lane(), [&](int unit, int column) -> float4& {
@@ -200,9 +202,11 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       }
       share(sums, 0);
       if constexpr (kPlan.copies == 2) {
-        // Not of the turn itself: it would wait for what it has still to hand on.
+        // Not of the turn itself: it would wait for what it has still to hand on. Nor of the turn
+        // just before, as of two: its trip through L2 would stand between these products and their
+        // cells.
         const bool same_step = rows_after.count > 0;
-        is_there = turn > 0 || same_step;
+        is_there = turns > 2 && (turn > 0 || same_step);
         if (is_there)
           take_h(same_step ? slice.rows(before, turn + 1) : slice.rows(now, 0),
                  same_step ? rows_after : slice.rows(next, 0), same_step ? turn + 1 : 0, h_next);

@@ -23,8 +23,8 @@ constexpr int kMostRows = 112;
 // Widths of W_hh that kernels are compiled for, in pairs of fragments a tile and warp (a pair of
 // eight warps: 256 factors in 16 bits, 128 in float32), and how many fragments registers hold,
 // forward, backward and forward with 16 columns, where tiles are half as many and twice as long:
-// the most without a spill on any of the architectures, of tf32x3 in pairs. 0: W_hh does not fit
-// into a group.
+// the most without a spill on any of the architectures, of tf32x3 in pairs (two more forward at H =
+// 512 and backward at 384 spill 8 and 16 bytes on sm_100). 0: W_hh does not fit into a group.
 struct GridBucket {
   int pairs;
   int half[3], tf32[3], tf32x3[2];

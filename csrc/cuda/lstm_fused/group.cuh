@@ -11,7 +11,7 @@ namespace lf::cuda {
 struct GridShare {
   int first_row;  // of the batch
   int first_direction;
-  int turns;  // groups of 8 rows that a slice has
+  int turns;  // groups of kColumns rows that a slice has
 };
 
 // A group's slice of the batch, and the cell that a thread owns in each of its turns. Owner says
