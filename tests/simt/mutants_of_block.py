@@ -70,12 +70,16 @@ MUTANTS = {
         PRODUCT, "threadIdx.x % 32 / 8 * 16", "threadIdx.x % 32 / 16 * 16"
     ),
     "the second step's columns are the first's": Mutant(
-        PRODUCT, "a, {b[2], b[3]}", "a, {b[0], b[1]}"
+        PRODUCT, "{b[eight][2 * half], b[eight][2 * half + 1]}", "{b[eight][0], b[eight][1]}"
     ),
     "sums of rows and columns exchanged": Mutant(
-        PRODUCT, "sums[tile][k / 2][k % 2] = d[tile][k]", "sums[tile][k % 2][k / 2] = d[tile][k]"
+        PRODUCT,
+        "(*sums[eight])[tile][k / 2][k % 2] = d[eight]",
+        "(*sums[eight])[tile][k % 2][k / 2] = d[eight]",
     ),
-    "sums are not sums": Mutant(PRODUCT, "d[tile][k] = sums[tile][k / 2][k % 2]", "d[tile][k] = 0"),
+    "sums are not sums": Mutant(
+        PRODUCT, "d[eight][tile][k] = (*sums[eight])[tile][k / 2][k % 2]", "d[eight][tile][k] = 0"
+    ),
     "half a quad's sum": Mutant(
         PRODUCT,
         "return (odd ? other : even) + __shfl_xor_sync(~0u, odd ? even : other, 1);",

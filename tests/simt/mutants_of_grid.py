@@ -205,7 +205,7 @@ MUTANTS = {
         SLICE, "all.offsets[all.T + 1 + first_row", "all.offsets[all.T + first_row"
     ),
     "states lie over the steps": Mutant(
-        DRIVER, "Exchange{handed_on(d, context), bytes", "Exchange{handed_on({}, context), bytes"
+        DRIVER, "Exchange{handed_on(d, context), int", "Exchange{handed_on({}, context), int"
     ),
     "y holds states of odd length": Mutant(
         DRIVER,

@@ -200,12 +200,17 @@ class Fragments {
     words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
   }
 
+  // Lane l names row l % 8, 16-byte piece l / 8: the fragments of two slices.
+  template <int kPitch>
+  static __device__ __forceinline__ int place_of_lane() {
+    return int(threadIdx.x % 8 * kPitch + threadIdx.x % 32 / 8 * 16);
+  }
+
   template <int kPitch, int kSlab, int kEights>
   __device__ __forceinline__ void multiply_by_mma(const unsigned char* columns,
                                                   Sums* const (&sums)[kEights]) const {
     static_assert(kSlices % 2 == 0);
-    // Lane l names row l % 8, 16-byte piece l / 8: the fragments of two slices.
-    columns += threadIdx.x % 8 * kPitch + threadIdx.x % 32 / 8 * 16;
+    columns += place_of_lane<kPitch>();
     float d[kEights][kWarpTiles][4];
 #pragma unroll
     for (int eight = 0; eight < kEights; ++eight)
@@ -246,7 +251,7 @@ class Fragments {
   __device__ __forceinline__ void multiply_in_parts(const unsigned char* columns,
                                                     Sums& sums) const {
     static_assert(kSlices % 2 == 0 && kHeld % 2 == 0);
-    columns += threadIdx.x % 8 * kPitch + threadIdx.x % 32 / 8 * 16;  // as for one product
+    columns += place_of_lane<kPitch>();
     // The compiler knows that held fragments are the same in every step, and would split them
     // before the first one: with this mask it cannot.
     const uint32_t mask = ptx::unknown(~0x1fffu);
