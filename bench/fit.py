@@ -1,39 +1,46 @@
 """Fit the table of costs (lstm_fused/costs.py): `python -m bench.fit`. See NOTES.md.
 
 To figures of whole scans (stage `scans` of bench.gpu_check) and to rows of dense layers, of ours
-and of torch's (stage `sweep`, bench.run), all of one GPU.
+and of torch's (stage `sweep`, bench.run), all of one GPU. The table follows from these and from
+what is predicted (predicted.py), not from the table that it replaces.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from bench.gpu.scans import figure_of
+from bench.least_squares import nonnegative
 from bench.machine import COSTS as FILE
-from bench.results import SCHEMA
+from bench.machine import SCHEMA
+from bench.predicted import PREDICTED
 from bench.run import RESULTS
-from lstm_fused import costs
+from lstm_fused import _load, costs, ops
 from lstm_fused.costs import TERMS, Costs, Work
 
 Table = Mapping[str, Costs]
 
-# Each number is drawn to the one that stands in the table, like by a measurement of this weight,
-# where those of times have 1: what no time depends on stays as it is.
+# Each number is drawn to the predicted one by a residual of so much a part that it is off, where a
+# time's is the part itself: among the squares it weighs 1e-4 of a time. What no time depends on
+# stays as it is.
 PULL = 0.01
 # Nor does it fall below this part of that one: no term is ever lost.
 LEAST = 0.01
 # Which of two times of a step is the longer one depends on the numbers; few cases change sides.
 ROUNDS = 20
+# How far numbers of one fit may be apart: two machines add in different orders.
+CLOSE = 2e-3
 
 
 class NothingToFit(Exception):
@@ -48,50 +55,110 @@ class Measured(NamedTuple):
     microseconds: float
     file: str
 
+    @property
+    def rows(self) -> set[str]:
+        """Of the table."""
+        return {work.row for work in self.works}
 
-def read(paths: Sequence[Path]) -> list[Measured]:
-    """What the files have. Raises NothingToFit, also where they are of several GPUs."""
-    found: list[Measured] = []
-    devices: dict[str, str] = {}
-    for path in paths:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            stamp = content["stamp"]
-            if stamp["schema"] != SCHEMA:
-                raise NothingToFit(f"{path}: schema must be {SCHEMA}, got {stamp['schema']}")
-            if stamp["capability"] is None:
-                continue
-            new = list(_measurements(content, path.name))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise NothingToFit(f"{path} is not a result file of a GPU: {error!r}") from error
-        if new:
-            devices[stamp["device"]] = path.name
-        found += new
-    if len(devices) > 1:
-        several = " and ".join(f"{file} of {device}" for device, file in devices.items())
+
+class Gpu(NamedTuple):
+    """Two of one name may have different numbers of multiprocessors."""
+
+    device: str
+    multiprocessors: int
+
+    def __str__(self) -> str:
+        return f"{self.device} ({self.multiprocessors} multiprocessors)"
+
+
+class File(NamedTuple):
+    """A result file of a GPU: a time for each name of a figure, or case and arm."""
+
+    name: str
+    utc: str
+    gpu: Gpu
+    times: Mapping[tuple[str, ...], Measured]
+
+
+class Fitted(NamedTuple):
+    table: dict[str, Costs]
+    settled: bool  # whether another round would change nothing
+
+
+def predicted() -> dict[str, Costs]:
+    """The table that nobody has measured."""
+    return {name: Costs(*row, None) for name, row in PREDICTED.items()}
+
+
+def read(paths: Sequence[Path], of: Collection[str] = ()) -> list[Measured]:
+    """What the files have of a GPU, and of what several have the newest.
+
+    of  names of files: where there are several GPUs, theirs is meant
+
+    Raises NothingToFit where a file is not right, or where they are of several GPUs.
+    """
+    files = [file for file in map(_file, paths) if file and file.times]
+    if meant := {file.gpu for file in files if file.name in of}:
+        files = [file for file in files if file.gpu in meant]
+    gpus = {file.gpu: file.name for file in files}
+    if len(gpus) > 1:
+        several = " and ".join(f"{name} of {gpu}" for gpu, name in gpus.items())
         raise NothingToFit(f"a table is of one GPU, name the files of one: {several}")
-    if not found:
-        raise NothingToFit(
-            f"none of {len(paths)} files has a time of a GPU that the model speaks of: run stages "
-            "scans and sweep of bench.gpu_check on one"
-        )
-    return found
+    newest: dict[tuple[str, ...], Measured] = {}
+    for file in sorted(files, key=lambda file: (file.utc, file.name)):
+        newest |= file.times
+    return list(newest.values())
 
 
-def _measurements(content: Mapping[str, Any], file: str) -> Iterator[Measured]:
-    multiprocessors = content["stamp"]["multiprocessors"]
+def _file(path: Path) -> File | None:
+    """None: it is of a CPU."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stamp = content["stamp"]
+        if stamp["schema"] != SCHEMA:
+            raise NothingToFit(f"{path}: schema must be {SCHEMA}, got {stamp['schema']}")
+        if stamp["capability"] is None:
+            return None
+        for name, kind in (("multiprocessors", int), ("device", str), ("utc", str)):
+            if not isinstance(stamp.get(name), kind) or not stamp[name]:
+                raise NothingToFit(
+                    f"{path} lacks {name} of its GPU: its stamp has {stamp.get(name)!r}, "
+                    f"bench.gpu_check writes {'a number' if kind is int else 'a text'}"
+                )
+        details = content.get("details", {})
+        if not isinstance(details, dict) or not isinstance(details.get("scans", {}), dict):
+            raise NothingToFit(f"{path}: details, and scans in them, must be objects")
+        gpu = Gpu(stamp["device"], stamp["multiprocessors"])
+        return File(path.name, stamp["utc"], gpu, dict(_times(content, gpu, path)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NothingToFit(f"{path} is not a result file of a GPU: {error!r}") from error
+
+
+def _times(
+    content: Mapping[str, Any], gpu: Gpu, path: Path
+) -> Iterator[tuple[tuple[str, ...], Measured]]:
+    if _load.load() is None:
+        raise NothingToFit(f"{path} is of a GPU, the plans of its kernels: {_load.why_not()}")
     for figures in content.get("details", {}).get("scans", {}).values():
         for name, value in figures.items():
-            figure = figure_of(name, multiprocessors)
+            figure = figure_of(name, gpu.multiprocessors)
             if figure and value["value"]:
                 variant = ".".join(name.split(".")[:2])
-                yield Measured(variant, [figure.work], value["value"] * figure.T, file)
+                time = float(value["value"]) * figure.T
+                yield (name,), Measured(variant, [figure.work], time, path.name)
     for row in content["rows"]:
-        if row["status"] != "ok" or "seconds" not in row:
+        if row["status"] != "ok" or not row.get("seconds"):
             continue
-        works = _works(row, multiprocessors)
-        if works:
-            yield Measured(_variant(row), works, row["seconds"]["median"] * 1e6, file)
+        if _dtype(row) is None:
+            raise NothingToFit(f"{path}: {row['case']['id']} has an unknown dtype {row['dtype']!r}")
+        works, time = _works(row, gpu.multiprocessors), float(row["seconds"]["median"]) * 1e6
+        if works and time:
+            yield (row["case"]["id"], row["arm"]), Measured(_variant(row), works, time, path.name)
+
+
+def _dtype(row: Mapping[str, Any]) -> torch.dtype | None:
+    known = {str(dtype): dtype for dtype in ops.DTYPE_CODES}
+    return known.get(f"torch.{row['dtype']}")
 
 
 def _variant(row: Mapping[str, Any]) -> str:
@@ -102,8 +169,8 @@ def _variant(row: Mapping[str, Any]) -> str:
 
 def _works(row: Mapping[str, Any], multiprocessors: int) -> list[Work] | None:
     """Of a dense case of one layer by an arm of bench.arms; None for others."""
-    case = row["case"]
-    if case["L"] != 1 or case["packed"]:
+    case, dtype = row["case"], _dtype(row)
+    if case["L"] != 1 or case["packed"] or dtype is None:
         return None
     layer = costs.Layer(
         case["T"],
@@ -112,7 +179,7 @@ def _works(row: Mapping[str, Any], multiprocessors: int) -> list[Work] | None:
         case["H"],
         case["proj"],
         2 if case["bidirectional"] else 1,
-        getattr(torch, row["dtype"]),
+        dtype,
         row["arm"].endswith(".tf32"),
         False,
         multiprocessors,
@@ -120,27 +187,28 @@ def _works(row: Mapping[str, Any], multiprocessors: int) -> list[Work] | None:
     return costs.works(_variant(row), layer, case["kind"] == "training")
 
 
-def fit(measured: Sequence[Measured], start: Table) -> dict[str, Costs]:
+def fit(measured: Sequence[Measured], start: Table) -> Fitted:
     """The table under which the works' prices come nearest to what was measured.
 
-    By least squares of relative errors over the terms that are not zero at the start. Rows that no
-    measurement speaks of stay as they are.
+    By least squares of relative errors over the terms that are not zero at the start. Rows that too
+    few measurements speak of stay as they are.
     """
-    files: dict[str, list[str]] = {}
+    measured = _enough(measured, start)
+    files: dict[str, dict[str, None]] = {}
     for one in measured:
         for work in one.works:
-            names = files.setdefault(work.row, [])
-            if one.file not in names:
-                names.append(one.file)
-    places = [(row, term) for row in files for term in TERMS if getattr(start[row], term)]
+            files.setdefault(work.row, {})[one.file] = None
+    places = [(row, term) for row in files for term in _terms(start[row])]
     first = np.array([getattr(start[row], term) for row, term in places])
     table = dict(start)
     before = np.zeros(0)
-    for _ in range(ROUNDS):
+    settled = not places
+    for _ in range(ROUNDS if places else 0):
         # Of relative numbers: relative errors, and the pull to 1.
         matrix = np.array([_parts(one, places, table) for one in measured]) * first
         matrix = np.vstack([matrix, PULL * np.eye(len(places))])
-        if np.array_equal(matrix, before):
+        settled = np.array_equal(matrix, before)
+        if settled:
             break
         before = matrix
         target = np.append(np.ones(len(measured)), np.full(len(places), PULL))
@@ -149,8 +217,26 @@ def fit(measured: Sequence[Measured], start: Table) -> dict[str, Costs]:
             new: dict[str, Any] = {term: float(number)}
             table[row] = table[row]._replace(**new)
     for row, names in files.items():
-        table[row] = table[row]._replace(measured=", ".join(names))
-    return table
+        table[row] = table[row]._replace(measured=", ".join(sorted(names)))
+    return Fitted(table, settled)
+
+
+def _enough(measured: Sequence[Measured], start: Table) -> list[Measured]:
+    """Those of whose rows each has at least as many measurements as terms.
+
+    Others would draw what is wrong with a prediction into the numbers of the rows beside it.
+    """
+    kept = list(measured)
+    while True:
+        times = Counter(row for one in kept for row in one.rows)
+        few = {row for row, number in times.items() if number < len(_terms(start[row]))}
+        if not few:
+            return kept
+        kept = [one for one in kept if not few & one.rows]
+
+
+def _terms(row: Costs) -> list[str]:
+    return [term for term in TERMS if getattr(row, term)]
 
 
 def _parts(one: Measured, places: Sequence[tuple[str, str]], table: Table) -> list[float]:
@@ -163,45 +249,34 @@ def _parts(one: Measured, places: Sequence[tuple[str, str]], table: Table) -> li
     return list(parts.values())
 
 
-def nonnegative(matrix: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
-    """The x >= 0 for which matrix @ x is nearest to the target.
-
-    By active sets (Lawson and Hanson, Solving Least Squares Problems, 1974, chapter 23): free the
-    number that helps most, solve for the free ones, and hold those at 0 that would fall below.
-    """
-    q, matrix = np.linalg.qr(matrix)  # a triangle has the same answer, and few rows
-    target = q.T @ target
-    x = np.zeros(matrix.shape[1])
-    free = np.zeros(len(x), dtype=bool)
-    enough = 1e-12 * float(np.linalg.norm(matrix.T @ target))
-    for _ in range(3 * len(x)):  # where rounding frees a number again and again
-        gain = np.where(free, -np.inf, matrix.T @ (target - matrix @ x))
-        if free.all() or gain.max() <= enough:
-            break
-        free[gain.argmax()] = True
-        while True:
-            wanted = np.zeros(len(x))
-            wanted[free] = np.linalg.lstsq(matrix[:, free], target, rcond=None)[0]
-            below = free & (wanted <= 0)
-            if not below.any():
-                break
-            steps = np.full(len(x), np.inf)
-            steps[below] = x[below] / np.maximum(x[below] - wanted[below], 1e-300)
-            x = x + steps.min() * (wanted - x)
-            free[steps.argmin()] = False
-            x[~free] = 0
-        x = wanted
-    return x
-
-
-def report(measured: Sequence[Measured], table: Table) -> str:
-    """How far the table is from what was measured, by variant."""
-    lines = [f"{'variant':<14} {'times':>5}  median error   worst error"]
+def report(measured: Sequence[Measured], table: Table, start: Table) -> str:
+    """How far the table is from what was measured, by its rows and by variant."""
+    lines = [_line("row", "times", "median error", "worst error")]
+    for name, row in table.items():
+        errors = [error_of(one, table) for one in measured if name in one.rows]
+        floor = [t for t in _terms(start[name]) if _is_least(getattr(row, t), start[name], t)]
+        if row.measured is None:
+            said = f"predicted: {len(_terms(row))} terms"
+        else:
+            said = f"at the floor: {', '.join(floor)}" if floor else ""
+        lines.append(_line(name, len(errors), *_middle_and_worst(errors), said))
+    lines += ["", _line("variant", "times", "median error", "worst error")]
     for name in dict.fromkeys(one.name for one in measured):
         errors = [error_of(one, table) for one in measured if one.name == name]
-        middle, worst = statistics.median(errors), max(errors)
-        lines.append(f"{name:<14} {len(errors):>5}  {middle:>11.1%}  {worst:>11.1%}")
+        lines.append(_line(name, len(errors), *_middle_and_worst(errors)))
     return "\n".join(lines)
+
+
+def _line(name: str, times: object, middle: str, worst: str, said: str = "") -> str:
+    return f"{name:<30} {times:>5}  {middle:>12}  {worst:>11}  {said}".rstrip()
+
+
+def _middle_and_worst(errors: Sequence[float]) -> tuple[str, str]:
+    return (f"{statistics.median(errors):.1%}", f"{max(errors):.1%}") if errors else ("", "")
+
+
+def _is_least(number: float, start: Costs, term: str) -> bool:
+    return number <= 1.0001 * LEAST * float(getattr(start, term))
 
 
 def error_of(one: Measured, table: Table) -> float:
@@ -214,8 +289,8 @@ def text(table: Table) -> str:
     """The whole of _costs.py."""
     head = '''"""What works on a GPU take in microseconds; costs.py says what the columns are.
 
-Written by `python -m bench.fit --write`. Behind each row the file that it was fitted to, or None:
-it is predicted, by the heads of the kernels' files and bench/NOTES.md.
+Written by `python -m bench.fit --write` from bench/predicted.py and bench/results. Behind each row
+the files that it was fitted to, or None: it is predicted.
 """
 # ruff: noqa: E501  names of files
 
@@ -224,15 +299,44 @@ COSTS: dict[str, tuple[float, float, float, float, float, float, str | None]] = 
 '''
     titles = "".join(f"{term:>10}" for term in TERMS)
     rows = [f"    # {'':<30}{titles}  measured"]
-    for name, row in table.items():
-        numbers = "".join(f"{_rounded(number):>9}," for number in row[:-1])
+    for name, row in rounded(table).items():
+        numbers = "".join(f"{number:>9}," for number in row[:-1])
         source = "None" if row.measured is None else json.dumps(row.measured)
         rows.append(f"    {json.dumps(name) + ':':<33}({numbers} {source}),")
     return head + "\n".join(rows) + "\n}\n"
 
 
-def _rounded(number: float) -> float:
-    return float(f"{number:.4g}")
+def rounded(table: Table) -> dict[str, Costs]:
+    """As it is written."""
+    new: dict[str, dict[str, Any]] = {
+        name: {term: float(f"{getattr(row, term):.4g}") for term in TERMS}
+        for name, row in table.items()
+    }
+    return {name: row._replace(**new[name]) for name, row in table.items()}
+
+
+def standing() -> dict[str, Costs]:
+    """The table of _costs.py."""
+    rows = runpy.run_path(str(FILE))["COSTS"] if FILE.exists() else {}
+    return {name: Costs(*row) for name, row in rows.items()}
+
+
+def is_written(table: Table) -> bool:
+    """Whether _costs.py is the table, and as it would be written."""
+    stands = standing()
+    if not FILE.exists() or FILE.read_text(encoding="utf-8") != text(stands):
+        return False
+    return list(stands) == list(table) and all(
+        row.measured == stands[name].measured
+        and _apart(row, stands[name]) <= (CLOSE if row.measured else 0)
+        for name, row in rounded(table).items()
+    )
+
+
+def _apart(row: Costs, other: Costs) -> float:
+    """The worst of their terms, relative to the other."""
+    pairs = [(getattr(row, term), getattr(other, term)) for term in TERMS]
+    return float(max(abs(one / two - 1) if two else one for one, two in pairs))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -240,26 +344,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", type=Path, help="of one GPU; bench/results/*.json")
     parser.add_argument("--out", type=Path, help="a file for LSTM_FUSED_COSTS with what was fitted")
     parser.add_argument("--write", action="store_true", help="write lstm_fused/_costs.py")
+    parser.add_argument("--check", action="store_true", help="exit 1 where it is another")
     args = parser.parse_args(argv)
-    start = {name: Costs(*row) for name, row in costs.COSTS.items()}
+    start = predicted()
+    paths = args.files or sorted(RESULTS.glob("*.json"))
     try:
-        measured = read(args.files or sorted(RESULTS.glob("*.json")))
+        # Where bench/results has several GPUs, the table stays that of its own.
+        of = {n for row in standing().values() for n in (row.measured or "").split(", ")}
+        measured = read(paths, () if args.files else of)
+        if not measured and (args.files or args.out or not (args.write or args.check)):
+            raise NothingToFit(
+                f"none of {len(paths)} files has a time of a GPU that the model speaks of: run "
+                "`python -m bench.gpu_check --stages scans,sweep --out FOLDER` on one, and name "
+                "the file that it writes"
+            )
     except NothingToFit as error:
         print(error, file=sys.stderr)
         return 2
-    table = fit(measured, start)
-    print(report(measured, table))
-    fitted = {name: row for name, row in table.items() if row != start[name]}
-    print(f"still predicted: {', '.join(n for n, r in table.items() if not r.measured) or 'none'}")
+    table, settled = fit(measured, start)
+    print(report(measured, table, start))
+    if not settled:
+        print(
+            f"which time of a step is the longer one still changes after {ROUNDS} rounds: the "
+            "numbers are not to be trusted",
+            file=sys.stderr,
+        )
     if args.out:
-        rows = {
-            name: {term: _rounded(getattr(row, term)) for term in TERMS}
-            | {"measured": row.measured}
-            for name, row in fitted.items()
-        }
+        rows = {n: row._asdict() for n, row in rounded(table).items() if row.measured}
         args.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if not settled and (args.write or args.check):
+        return 1
     if args.write:
         FILE.write_text(text(table), encoding="utf-8")
+    if args.check and not is_written(table):
+        print(
+            "lstm_fused/_costs.py is not what bench/predicted.py and the result files give: "
+            "`python -m bench.fit --write` writes it",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

@@ -1,7 +1,7 @@
 """What works on a GPU take in microseconds; costs.py says what the columns are.
 
-Written by `python -m bench.fit --write`. Behind each row the file that it was fitted to, or None:
-it is predicted, by the heads of the kernels' files and bench/NOTES.md.
+Written by `python -m bench.fit --write` from bench/predicted.py and bench/results. Behind each row
+the files that it was fitted to, or None: it is predicted.
 """
 # ruff: noqa: E501  names of files
 
