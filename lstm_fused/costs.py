@@ -15,7 +15,7 @@ fits to measurements. A row that no file has measured holds what the head of the
 predicts for an H100, or for torch's own LSTM what others have published (bench/NOTES.md).
 
 LSTM_FUSED_COSTS, set before the import, names a JSON file whose numbers take the place of the
-table's: `python -m bench.fit --out FILE` writes one for the GPU at hand.
+table's: `python -m bench.fit --out FILE` writes one of what bench.gpu_check has measured.
 """
 
 from __future__ import annotations
