@@ -232,10 +232,10 @@ def test_precisions_and_dtypes_of_arms_are_told_apart() -> None:
         row = {"case": case, "arm": arm, "family": family, "dtype": dtype}
         return (fit._works(row, H100) or [])[0].millions
 
-    half = millions("torch.fp16", "float16", "torch")
-    assert millions("torch.tf32", "float32", "torch") == costs.TF32 * half
-    assert millions("torch.ieee", "float32", "torch") > 4 * costs.TF32 * half
-    assert millions("cuda.step.tf32", "float32") == costs.TF32 * half
+    half, tf32 = millions("torch.fp16", "float16", "torch"), costs.RELATIVE["tf32"]
+    assert millions("torch.tf32", "float32", "torch") == tf32 * half
+    assert millions("torch.ieee", "float32", "torch") > 4 * tf32 * half
+    assert millions("cuda.step.tf32", "float32") == tf32 * half
     assert millions("cuda.grid.ieee", "float32") == 3 * millions("cuda.grid.tf32", "float32")
 
 
