@@ -120,9 +120,7 @@ EIGHT_ROWS = [
     )
 ]
 NOTHING_AHEAD = [
-    Edit(
-        "grid_forward.cuh", "is_there = turns > 2 && (turn > 0 || same_step);", "is_there = false;"
-    )
+    Edit("grid_plan.h", "(wide > 1 && fixed + 2 * copy <= kMostShared) ? 2 : 1;", "false ? 2 : 1;")
 ]
 PARTS = {
     "nobody waits": NOBODY_WAITS,
