@@ -34,7 +34,6 @@ BATCH = 50  # launches between two looks at the clock and the counter of differe
 SHAPES = [
     Case("stress", "t8b16h64", 8, 16, 32, 64, kind="training"),
     Case("stress", "t8b33h256", 8, 33, 64, 256, kind="training"),
-    Case("stress", "t4b16h768", 4, 16, 768, 768, dtype="bfloat16"),
     Case("stress", "t4b70h768", 4, 70, 64, 768, dtype="bfloat16", kind="training"),
     Case("stress", "t16b3h100", 16, 3, 50, 100, dtype="float16"),
     Case("stress", "t1b1h1024", 1, 1, 1024, 1024, kind="step"),
