@@ -13,6 +13,7 @@ import pytest
 from bench import machine, proven
 from bench.run import RESULTS
 from lstm_fused import dispatch
+from tests.bench.fakes import assert_makes_nothing_stale
 
 CODE = {
     "sm_90a _ZN2lf4cuda13gates_forwardIfEE": "1",
@@ -122,13 +123,5 @@ def test_the_written_list_is_python_as_ruff_likes_it(
 def test_proving_a_variant_makes_no_measurement_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "lstm_fused").mkdir()
-    file = tmp_path / "lstm_fused" / "_proven.py"
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
-    monkeypatch.setattr(proven, "FILE", file)
-    file.write_text(proven.text(()))
-    before = machine.source_hash()
-    file.write_text(proven.text(("cuda.step",)))
-    assert machine.source_hash() == before
-    (tmp_path / "lstm_fused" / "other.py").write_text("")
-    assert machine.source_hash() != before
+    texts = proven.text(()), proven.text(("cuda.step",))
+    assert_makes_nothing_stale(tmp_path, monkeypatch, proven, "FILE", texts)
