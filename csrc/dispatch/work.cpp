@@ -11,8 +11,6 @@ namespace {
 
 using namespace cuda;
 
-int ceil_of(int64_t a, int64_t b) { return int((a + b - 1) / b); }
-
 Pass pass_of(const ScanQuestion& q) { return q.backward ? Pass::backward : Pass::forward; }
 
 // Rows of four gates, and as many columns as are multiplied at once. Backward as many.
@@ -43,15 +41,15 @@ std::optional<ScanWork> block_work(const ScanQuestion& q, Product product) {
   const BlockPlan plan = block_plan(product, pass_of(q), bucket);
   const int columns = columns_of(product);
   // A block to a multiprocessor, as registers have no room for two where H is large.
-  const int waves = ceil_of(ceil_of(q.B, columns) * int64_t(q.D), q.multiprocessors);
+  const int64_t waves = ceil_div(ceil_div(q.B, columns) * q.D, q.multiprocessors);
   return ScanWork{1, std::vector<int>(size_t(waves), 1), multiply_adds(bucket.H, bucket.H, columns),
                   rest_bytes(plan.slices, plan.held, plan.threads)};
 }
 
 // On a device, dev::clusters_at_once asks, and finds more where a multiprocessor has room for two
-// blocks. A cluster lies within a GPC, and GPCs are no whole
-// number of clusters: of 8 blocks an H100 with 132 multiprocessors runs 15 at once, of 16 it should
-// run 7, one less than the multiprocessors would do for.
+// blocks. A cluster lies within a GPC, and GPCs are no whole number of clusters: of 8 blocks an
+// H100 with 132 multiprocessors runs 15 at once, of 16 it should run 7, one less than the
+// multiprocessors would do for.
 int clusters_at_once(int blocks, int multiprocessors) {
   return blocks == 1 ? multiprocessors : std::max(1, multiprocessors / blocks - 1);
 }
@@ -63,7 +61,7 @@ std::optional<ScanWork> cluster_work(const ScanQuestion& q, Product product) {
   const ClusterPlan plan = cluster_plan(product, pass_of(q), bucket);
   const int at_once = clusters_at_once(cluster_blocks(bucket, q.H), q.multiprocessors);
   const ClusterCut cut = cluster_cut(q.B, q.D, at_once, most_turns(plan, kMostShared));
-  const int waves = ceil_of(int64_t(cut.slices) * q.D, at_once);
+  const int64_t waves = ceil_div(int64_t(cut.slices) * q.D, at_once);
   return ScanWork{1, std::vector<int>(size_t(waves), cut.turns),
                   multiply_adds(bucket.units, bucket.width, kClusterColumns),
                   rest_bytes(plan.slices, plan.held, plan.threads, plan.tiles)};
