@@ -18,8 +18,7 @@ inline void say_what_failed_earlier() {
       "vain, for 10 seconds or more. Probably another such launch ran beside it, as two captured "
       "CUDA graphs do that are replayed at once, or another process by MPS. Replay such graphs one "
       "after the other, or choose another kernel: lstm_fused.variant(\"cuda.step\"). What is "
-      "called "
-      "from now on is right again");
+      "called from now on is right again");
 }
 
 }  // namespace lf::cuda
