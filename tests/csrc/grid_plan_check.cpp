@@ -107,18 +107,19 @@ void check_places() {
 }
 
 // Whether a launch has room, and its slices none but rows that there are, of `left`.
-bool is_cut_well(const GridCut& cut, int64_t left, int blocks, int D, int multiprocessors) {
+bool is_cut_well(const GridCut& cut, int64_t left, int blocks, int D, int multiprocessors,
+                 int columns) {
   if (cut.blocks != blocks) return false;
   // A group does not wait for a block that has no multiprocessor.
   if (cut.directions < 1 || D % cut.directions || cut.slices < 1) return false;
   if (cut.blocks * cut.slices * cut.directions > multiprocessors) return false;
-  if (cut.turns < 1 || cut.turns * cut.columns > kMostRows) return false;
+  if (cut.turns < 1 || cut.turns * columns > kMostRows) return false;
   // Both directions at once where there is room, and turns only where there is none.
   const int groups = multiprocessors / cut.blocks, most = groups / cut.directions;
   if (cut.directions < D && groups >= D) return false;
-  if ((cut.turns - 1) * int64_t(most) * cut.columns >= left) return false;
-  const int64_t of_slice = int64_t(cut.turns) * cut.columns;
-  const bool full = cut.slices == most && cut.turns == kMostRows / cut.columns;
+  if ((cut.turns - 1) * int64_t(most) * columns >= left) return false;
+  const int64_t of_slice = int64_t(cut.turns) * columns;
+  const bool full = cut.slices == most && cut.turns == kMostRows / columns;
   return (full || cut.slices * of_slice >= left) && (cut.slices - 1) * of_slice < left;
 }
 
@@ -129,13 +130,12 @@ bool is_cut_well(int64_t B, int blocks, int D, int multiprocessors, int columns)
   int direction = 0;
   for_grid_launches(B, blocks, D, multiprocessors, columns,
                     [&](int64_t first_row, int first_direction, const GridCut& cut) {
-                      well = well && cut.columns == columns && first_row == row &&
-                             first_direction == direction &&
-                             is_cut_well(cut, B - row, blocks, D, multiprocessors);
+                      well = well && first_row == row && first_direction == direction &&
+                             is_cut_well(cut, B - row, blocks, D, multiprocessors, columns);
                       direction += cut.directions;
                       if (direction < D) return;
                       direction = 0;
-                      row += int64_t(cut.slices) * cut.turns * cut.columns;
+                      row += int64_t(cut.slices) * cut.turns * columns;
                     });
   return well && direction == 0 && row >= B;
 }

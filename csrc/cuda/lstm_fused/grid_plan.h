@@ -125,9 +125,8 @@ constexpr LF_FN int grid_column(int place) {
 }
 
 // How B rows of D directions are cut: a launch has `directions`, `slices` of each, and a slice has
-// `turns` of so many columns.
+// `turns` of `columns` rows.
 struct GridCut {
-  int columns;
   int blocks;      // of a group
   int directions;  // at once: 2 where there is room for a group of each
   int slices;
@@ -136,7 +135,6 @@ struct GridCut {
 constexpr GridCut grid_cut(long long B, int blocks, int D, int multiprocessors,
                            int columns = kGridColumns) {
   GridCut cut{};
-  cut.columns = columns;
   cut.blocks = blocks;
   const int groups = multiprocessors / cut.blocks;
   if (groups == 0) return cut;  // no room for one
