@@ -38,6 +38,9 @@ NATIVE = "torch.native"
 # the products of csrc/cuda/lstm_fused/product_plan.h; float64, as products of torch have it, takes
 # as long as float32 without tensor cores.
 RELATIVE = {"bf16": 1.0, "f16": 1.0, "tf32": 2.0, "tf32x3": 6.0, "ieee": 10.0}
+# What a byte of fragments takes that comes out of L2, relative to one from shared memory: 32 KB of
+# them are on their way at once, for some 800 clocks, 41 bytes a clock instead of 128.
+FROM_L2 = 3.0
 
 
 class Costs(NamedTuple):
@@ -84,7 +87,7 @@ class Work(NamedTuple):
     steps: int = 0
     turns: Sequence[int] = ()  # of each share of the batch; shares run one after the other
     millions: float = 0.0  # of multiply-adds of a turn on a multiprocessor, as in 16 bits
-    fragments: float = 0.0  # megabytes
+    fragments: float = 0.0  # megabytes, of L2 so many times as many
 
 
 def price(work: Work, costs: Costs) -> float:
@@ -162,7 +165,7 @@ def scan(name: str, layer: Layer, backward: bool) -> Work | None:
     )
     if found is None:
         return None
-    launches, turns, multiply_adds, fragments, product = found
+    launches, turns, multiply_adds, fragments, streamed, product = found
     return Work(
         f"{name} {'backward' if backward else 'forward'}",
         launches,
@@ -170,7 +173,7 @@ def scan(name: str, layer: Layer, backward: bool) -> Work | None:
         layer.T,
         turns,
         multiply_adds * RELATIVE[product] / 1e6,
-        fragments / 1e6,
+        (fragments + FROM_L2 * streamed) / 1e6,
     )
 
 

@@ -24,6 +24,11 @@ bool in_y(const Dims& d, DType dtype) {
   return state_bytes(d, dtype) == d.H * int64_t(element_size(dtype));
 }
 
+// The plan on this device.
+GridPlan plan_of(Product product, Pass pass, const GridBucket& bucket, int columns = kGridColumns) {
+  return grid_plan(product, pass, bucket, columns, dev::limits().shared);
+}
+
 // Calls launch(share, blocks) for all launches that a layer takes.
 template <class Launch>
 void for_launches(Pass pass, const Dims& d, int columns, const Launch& launch) {
@@ -47,16 +52,28 @@ void launch(const Context& context, dim3 blocks, const GridPlan& plan, void (*ke
       kernel, p);
 }
 
-// The parts of a workspace, in bytes: where each step's rows are, and the word that says that a
-// pass is given up. Behind them lies what blocks hand on.
+// The parts of a workspace, in bytes: where each step's rows are, the word that says that a pass is
+// given up, and what blocks stream. Behind them lies what they hand on.
 size_t steps_part(const Dims& d) {
   return size_t(ceil_div(int64_t(steps_bytes(d, kGridColumns)), 64) * 64);
 }
 constexpr size_t kWordPart = 64;
 
-unsigned char* handed_on(const Dims& d, const Context& context) {
-  return static_cast<unsigned char*>(context.workspace) + steps_part(d) + kWordPart;
+size_t streamed_part(Pass pass, const Dims& d, int columns, const GridPlan& plan) {
+  const size_t of_block = streamed_bytes(plan);
+  size_t blocks = 0;  // of the largest launch: they use it one after the other
+  if (of_block)
+    for_launches(pass, d, columns, [&](const GridShare&, dim3 of_launch) {
+      blocks = std::max(blocks, size_t(of_launch.x) * of_launch.y * of_launch.z);
+    });
+  return blocks * of_block;
 }
+
+Streams streams(const Dims& d, const Context& context, const GridPlan& plan) {
+  return {static_cast<unsigned char*>(context.workspace) + steps_part(d) + kWordPart,
+          streamed_bytes(plan), plan.kept};
+}
+
 // For all launches of a pass: after one that is given up the results are wrong anyhow.
 Waiting waiting(const Dims& d, const Context& context) {
   void* const word = static_cast<unsigned char*>(context.workspace) + steps_part(d);
@@ -68,9 +85,33 @@ auto scan_of(const Layer& p, const Context& context, int columns) {
   return parameters<T>(p, upload_steps(context, p.d, p.offsets, columns, context.workspace));
 }
 
+int columns_of(const Dims& d, Product product, const GridBucket& bucket) {
+  const dev::Limits limits = dev::limits();
+  return grid_columns(product, bucket, d.B, grid_blocks(Pass::forward, d.H), int(d.D),
+                      limits.multiprocessors, limits.shared);
+}
+
+// The most that bytes_of(product, bucket) says: which product float32 has is Context's to say.
+template <class BytesOf>
+size_t of_any_product(DType dtype, int64_t H, const BytesOf& bytes_of) {
+  size_t most = 0;
+  for (const bool tf32 : {false, true}) {
+    const Product product = product_of(dtype, tf32, kGridFloat32);
+    const int place = grid_bucket_of(product, H, dev::limits().shared);
+    if (place >= 0) most = std::max(most, bytes_of(product, kGridBuckets[place]));
+  }
+  return most;
+}
+
 size_t workspace_bytes(const LayerForward& p) {
   const Dims& d = p.d;
-  return steps_part(d) + kWordPart +
+  const size_t streamed =
+      of_any_product(p.dtype, d.H, [&](Product product, const GridBucket& bucket) {
+        const int columns = columns_of(d, product, bucket);
+        const GridPlan plan = plan_of(product, Pass::forward, bucket, columns);
+        return streamed_part(Pass::forward, d, columns, plan);
+      });
+  return steps_part(d) + kWordPart + streamed +
          (in_y(d, p.dtype) ? 0 : size_t(d.D * d.N * state_bytes(d, p.dtype)));
 }
 
@@ -78,64 +119,69 @@ size_t workspace_bytes(const LayerForward& p) {
 struct Rings {
   int64_t dgates, dh;
 };
-Rings rings_of(const LayerBackward& p, const GridShare& share, dim3 blocks) {
-  const Product product = product_of(p.dtype, true, kGridFloat32);  // tf32x3 is as wide as tf32
-  const int bucket = grid_bucket_of(product, p.d.H, kMostShared);
-  const int width = grid_plan(product, Pass::backward, kGridBuckets[bucket]).width;
+Rings rings_of(DType dtype, const GridPlan& plan, const GridShare& share, dim3 blocks) {
   const int64_t hands = int64_t(blocks.y) * blocks.z * 2 * share.turns;
-  return {hands * dgates_words(width, int(element_size(p.dtype))), hands * dh_words(int(blocks.x))};
+  return {hands * dgates_words(plan.width, int(element_size(dtype))),
+          hands * dh_words(int(blocks.x))};
 }
 size_t workspace_bytes(const LayerBackward& p, int) {
-  int64_t words = 0;  // of the largest launch: they use it one after the other
-  for_launches(Pass::backward, p.d, kGridColumns, [&](const GridShare& share, dim3 blocks) {
-    const Rings rings = rings_of(p, share, blocks);
-    words = std::max(words, rings.dgates + rings.dh);
+  const Dims& d = p.d;
+  const size_t bytes = of_any_product(p.dtype, d.H, [&](Product product, const GridBucket& bucket) {
+    const GridPlan plan = plan_of(product, Pass::backward, bucket);
+    int64_t words = 0;  // of the largest launch, as what is streamed
+    for_launches(Pass::backward, d, kGridColumns, [&](const GridShare& share, dim3 blocks) {
+      const Rings rings = rings_of(p.dtype, plan, share, blocks);
+      words = std::max(words, rings.dgates + rings.dh);
+    });
+    return streamed_part(Pass::backward, d, kGridColumns, plan) + size_t(words) * sizeof(uint32_t);
   });
-  return steps_part(p.d) + kWordPart + size_t(words) * sizeof(uint32_t);
+  return steps_part(d) + kWordPart + bytes;
 }
 
 struct GridFamily {
   static constexpr const auto& buckets = kGridBuckets;
   static constexpr Product float32 = kGridFloat32;
   static int bucket_of(Product product, int64_t H) {
-    return grid_bucket_of(product, H, kMostShared);
+    return grid_bucket_of(product, H, dev::limits().shared);
   }
 
   template <class CellType, Product kProduct, int kBucket>
   static void run(const LayerForward& p, const Context& context) {
     const Dims& d = p.d;
-    const dev::Limits limits = dev::limits();
-    const int columns =
-        grid_columns(kProduct, buckets[kBucket], d.B, grid_blocks(Pass::forward, d.H), int(d.D),
-                     limits.multiprocessors, limits.shared);
-    const GridPlan plan = grid_plan(kProduct, Pass::forward, buckets[kBucket], columns);
+    const int columns = columns_of(d, kProduct, buckets[kBucket]);
+    const GridPlan plan = plan_of(kProduct, Pass::forward, buckets[kBucket], columns);
     constexpr int kMostColumns = has_wide(kProduct) ? kGridWide : kGridColumns;
     const auto kernel = columns > kGridColumns
                             ? grid_forward<CellType, kProduct, kBucket, kMostColumns>
                             : grid_forward<CellType, kProduct, kBucket, kGridColumns>;
     const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, columns);
     const int64_t bytes = state_bytes(d, p.dtype);
+    const Streams streamed = streams(d, context, plan);
+    unsigned char* const handed_on =
+        streamed.first + streamed_part(Pass::forward, d, columns, plan);
     const Exchange exchange =
         in_y(d, p.dtype) ? Exchange{static_cast<unsigned char*>(p.y), int(d.D * bytes), bytes, true}
-                         : Exchange{handed_on(d, context), int(bytes), d.N * bytes, false};
+                         : Exchange{handed_on, int(bytes), d.N * bytes, false};
     dev::fill(context, exchange.first, kAbsentByte, size_t(d.D * d.N * bytes));
     const Waiting waits = waiting(d, context);
     for_launches(Pass::forward, d, columns, [&](const GridShare& share, dim3 blocks) {
-      launch(context, blocks, plan, kernel, {scan, share, exchange, waits});
+      launch(context, blocks, plan, kernel, {scan, share, exchange, streamed, waits});
     });
   }
 
   template <class CellType, Product kProduct, int kBucket>
   static void run(const LayerBackward& p, const Context& context) {
     const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, kGridColumns);
-    uint32_t* const dgates = reinterpret_cast<uint32_t*>(handed_on(p.d, context));
+    const GridPlan plan = plan_of(kProduct, Pass::backward, buckets[kBucket]);
+    const Streams streamed = streams(p.d, context, plan);
+    uint32_t* const dgates = reinterpret_cast<uint32_t*>(
+        streamed.first + streamed_part(Pass::backward, p.d, kGridColumns, plan));
     const Waiting waits = waiting(p.d, context);
     for_launches(Pass::backward, p.d, kGridColumns, [&](const GridShare& share, dim3 blocks) {
-      const Rings rings = rings_of(p, share, blocks);
+      const Rings rings = rings_of(p.dtype, plan, share, blocks);
       dev::fill(context, dgates, 0, size_t(rings.dgates + rings.dh) * sizeof(uint32_t));
-      launch(context, blocks, grid_plan(kProduct, Pass::backward, buckets[kBucket]),
-             grid_backward<CellType, kProduct, kBucket>,
-             {scan, share, dgates, dgates + rings.dgates, waits});
+      launch(context, blocks, plan, grid_backward<CellType, kProduct, kBucket>,
+             {scan, share, dgates, dgates + rings.dgates, streamed, waits});
     });
   }
 };
@@ -145,12 +191,9 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
   if (const char* const reason = why_no_scan(d)) return reason;
   const Product product = product_of(dtype, tf32, kGridFloat32);
   if (grid_bucket_of(product, d.H, kMostShared) < 0)
-    return dtype != DType::f32
-               ? "in 16 bits H must be at most 2304, so that a group of blocks can hold W_hh"
-           : tf32
-               ? "in float32 H must be at most 1152, so that a group of blocks can hold W_hh"
-               : "in float32 H must be at most 1024 where factors may not be rounded to TF32, so "
-                 "that a group of blocks can hold W_hh";
+    return dtype == DType::f32
+               ? "in float32 H must be at most 2048, for which kernels are compiled"
+               : "in 16 bits H must be at most 2304, so that a group of blocks can hold W_hh";
   const dev::Limits limits = dev::limits();
   if (grid_bucket_of(product, d.H, limits.shared) < 0)
     return "a block's part of W_hh needs more shared memory than a block of this GPU has";

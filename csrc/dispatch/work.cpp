@@ -75,11 +75,12 @@ std::optional<ScanWork> grid_work(const ScanQuestion& q, Product product) {
   const int columns =
       q.backward ? kGridColumns
                  : grid_columns(product, bucket, q.B, blocks, q.D, q.multiprocessors, kMostShared);
-  const GridPlan plan = grid_plan(product, pass_of(q), bucket, columns);
+  const GridPlan plan = grid_plan(product, pass_of(q), bucket, columns, kMostShared);
   ScanWork work{0,
                 {},
                 multiply_adds(kGridUnits, plan.width, columns),
-                rest_bytes(plan.slices, plan.held, kGridThreads, plan.tiles)};
+                rest_bytes(plan.kept, 0, kGridThreads, plan.tiles),
+                streamed_bytes(plan)};
   for_grid_launches(q.B, blocks, q.D, q.multiprocessors, columns,
                     [&](int64_t, int, const GridCut& cut) {
                       ++work.launches;

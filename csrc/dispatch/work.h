@@ -28,6 +28,7 @@ struct ScanWork {
   std::vector<int> turns;
   double multiply_adds;           // of a turn's product, on one multiprocessor
   size_t fragments;               // bytes of W_hh that it reads out of shared memory for that
+  size_t streamed = 0;            // and out of L2
   std::string_view product = {};  // Product's name (product_plan.h)
 };
 

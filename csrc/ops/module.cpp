@@ -39,7 +39,7 @@ py::object scan_work(const std::string& variant, bool backward, int dtype, bool 
       lf::scan_work({variant, backward, lf::DType(dtype), tf32, B, H, D, multiprocessors});
   if (!work) return py::none();
   return py::make_tuple(work->launches, work->turns, work->multiply_adds, work->fragments,
-                        work->product);
+                        work->streamed, work->product);
 }
 
 // What a shared object with variants of its own exports: lf_variants(&count) gives the first of

@@ -11,7 +11,15 @@ namespace {
 // The largest H of each product on the GPUs of kShared; of sm_90 why_not (grid.cu) and the README
 // speak. 0: there is no kernel.
 constexpr int kLimits[][5] = {
+    {2048, 2048, 2048, 0, 2048}, {2048, 2048, 2048, 0, 2048}, {2304, 2304, 2048, 0, 2048}};
+// And up to which W_hh is held.
+constexpr int kHeldTo[][5] = {
     {1536, 1536, 768, 0, 768}, {1024, 1024, 512, 0, 384}, {2304, 2304, 1152, 0, 1024}};
+
+GridPlan plan_on(size_t shared, Product product, Pass pass, const GridBucket& bucket,
+                 int columns = kGridColumns) {
+  return grid_plan(product, pass, bucket, columns, shared);
+}
 
 void check_buckets() {
   for (const Product product : kProducts)
@@ -22,17 +30,23 @@ void check_buckets() {
         check((place >= 0) == (H <= limit), "a hidden size has no bucket, or should not", product,
               H);
         if (place < 0) continue;
+        check(kGridBuckets[place].streams == (H > kHeldTo[gpu][int(product)]),
+              "a block streams what it could hold, or holds what it cannot", product, H);
         const auto width = [&](int k) {
-          return grid_plan(product, Pass::forward, kGridBuckets[k]).width;
+          return plan_on(kShared[gpu], product, Pass::forward, kGridBuckets[k]).width;
         };
-        check(width(place) >= H && (place == 0 || width(place - 1) < H), "not the smallest bucket",
-              product, H);
+        check(width(place) >= H, "the bucket is too small", product, H);
+        for (int k = 0; k < place; ++k) {
+          const bool same = kGridBuckets[k].streams == kGridBuckets[place].streams;
+          check(!same || width(k) < H || !is_compiled(product, kGridBuckets[k]),
+                "not the smallest bucket", product, H);
+        }
       }
     }
 }
 
-void check_plan(Product product, Pass pass, const GridBucket& bucket, int columns) {
-  const GridPlan plan = grid_plan(product, pass, bucket, columns);
+void check_plan(size_t shared, Product product, Pass pass, const GridBucket& bucket, int columns) {
+  const GridPlan plan = plan_on(shared, product, pass, bucket, columns);
   const bool forward = pass == Pass::forward;
   check(plan.slices % 2 == 0, "a warp reads the fragments of two slices at once", product,
         bucket.pairs);
@@ -46,12 +60,25 @@ void check_plan(Product product, Pass pass, const GridBucket& bucket, int column
   check(plan.held >= 1 && plan.held <= plan.slices, "held", product, bucket.pairs);
   check(product != Product::tf32x3 || plan.held % 2 == 0, "held in pairs", product, bucket.pairs);
   check(plan.held * plan.tiles * 4 < 255, "held in registers", product, bucket.pairs);
+  const int rest = plan.slices - plan.held, at_once = streamed_at_once(plan.tiles);
+  if (bucket.streams) {
+    check(at_once * plan.tiles == 8 && rest % at_once == 0 && plan.held % 2 == 0 &&
+              plan.kept % at_once == 0 && plan.kept >= 0 && plan.kept <= rest,
+          "streamed slices", product, bucket.pairs);
+    const size_t slice = size_t(plan.tiles) * kGridThreads * 16;
+    check(streamed_bytes(plan) == (rest - plan.kept) * slice, "streamed bytes", product,
+          bucket.pairs);
+    check(plan.kept == rest || plan.shared + at_once * slice > shared,
+          "what would fit into shared memory is streamed", product, bucket.pairs);
+  } else {
+    check(plan.kept == rest && streamed_bytes(plan) == 0, "all is held", product, bucket.pairs);
+  }
   check(plan.cells == kGridUnits * columns && plan.cells <= kGridThreads, "cells", product,
         bucket.pairs);
   check(plan.turns >= 1 && plan.turns * columns <= kMostRows, "turns", product, bucket.pairs);
   check(plan.buffer % 16 == 0 && plan.buffer == size_t(columns) * plan.pitch, "buffer", product,
         bucket.pairs);
-  check(plan.shared <= kMostShared && plan.shared % 16 == 0, "shared", product, bucket.pairs);
+  check(plan.shared <= shared && plan.shared % 16 == 0, "shared", product, bucket.pairs);
   check(plan.copies == 1 || plan.copies == 2, "copies", product, bucket.pairs);
   // Who changes copies with the turn owns a cell.
   check(!forward || plan.copies == 1 || plan.cells == kGridThreads, "copies of idle threads",
@@ -71,12 +98,21 @@ void check_plan(Product product, Pass pass, const GridBucket& bucket, int column
 void check_plans() {
   for (const Product product : kProducts)
     for (const GridBucket& bucket : kGridBuckets) {
-      const bool fits = product == Product::tf32x3 ? bucket.pairs < 9 : product != Product::ieee;
+      // What is held, to 9 pairs where registers are enough; and what streams, to H = 2048.
+      const bool fits = product == Product::ieee ? false
+                        : bucket.streams         ? factor_size(product) * bucket.pairs <= 64 &&
+                                               (factor_size(product) == 4 || bucket.pairs == 8)
+                                         : product != Product::tf32x3 || bucket.pairs < 9;
       check(is_compiled(product, bucket) == fits, "compiled", product, bucket.pairs);
       if (!is_compiled(product, bucket)) continue;
-      check_plan(product, Pass::forward, bucket, kGridColumns);
-      if (has_wide(product)) check_plan(product, Pass::forward, bucket, kGridWide);
-      check_plan(product, Pass::backward, bucket, kGridColumns);
+      for (const size_t shared : kShared) {
+        if (!bucket.streams && shared < kMostShared) continue;  // what is held needs what it needs
+        check_plan(shared, product, Pass::forward, bucket, kGridColumns);
+        const auto wide = plan_on(shared, product, Pass::forward, bucket, kGridWide);
+        if (has_wide(product) && wide.shared <= shared)
+          check_plan(shared, product, Pass::forward, bucket, kGridWide);
+        check_plan(shared, product, Pass::backward, bucket, kGridColumns);
+      }
     }
 }
 
@@ -177,8 +213,9 @@ void check_columns() {
                          columns(16, 1, kMostShared) == 8 && columns(9, 2, kMostShared) == 16 &&
                          columns(17, 1, kMostShared) == 16 && columns(5000, 1, kMostShared) == 16;
       check(right, "columns", product, bucket.pairs);
-      check(columns(17, 1, 99 << 10) == (bucket.pairs <= 3 ? 16 : 8), "columns with little memory",
-            product, bucket.pairs);
+      const bool streams_wide = bucket.streams && bucket.pairs <= 8;
+      check(columns(17, 1, 99 << 10) == (bucket.pairs <= 3 || streams_wide ? 16 : 8),
+            "columns with little memory", product, bucket.pairs);
     }
 }
 

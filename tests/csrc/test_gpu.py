@@ -27,7 +27,10 @@ Results = dict[str, Tensor]
 # Full tiles, tails, several blocks of batch rows, and what the named cases of tests/cases.py have.
 WIDER = Case("gpu_wider", "more than one block of rows and units", T=9, B=37, I=40, H=200)
 BIG = Case("gpu_big", "weights that one SM does not hold", T=6, B=64, I=128, H=768)
-SHAPES = [WIDER, BIG, *cases.named("prime", "proj_bidirectional", "ragged_bidirectional")]
+# Of cuda.grid in float32: what the chip does not hold comes out of L2, in two of its kernels.
+STREAMED = Case("gpu_streamed", "weights that the chip does not hold", T=4, B=13, I=24, H=1700)
+NARROWER = Case("gpu_streamed_1300", "a width less", T=3, B=11, I=24, H=1300)
+SHAPES = [WIDER, BIG, STREAMED, *cases.named("prime", "proj_bidirectional", "ragged_bidirectional")]
 FEW = [WIDER, *cases.named("ragged_bidirectional")]
 shapes = pytest.mark.parametrize("case", SHAPES)
 few = pytest.mark.parametrize("case", FEW)
@@ -167,7 +170,7 @@ def test_thirty_runs_give_the_same_bits(variant: Forced, case: Case, dtype: torc
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
-@shapes
+@pytest.mark.parametrize("case", [*SHAPES, NARROWER])
 def test_each_precision_of_float32(variant: Forced, case: Case, precision: str) -> None:
     """By the rule, with torch's own LSTM at the same precision; and with the same bits."""
     given = problem(case, torch.float32)

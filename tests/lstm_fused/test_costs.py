@@ -110,6 +110,15 @@ def test_a_price_is_the_sum_of_its_terms(term: str) -> None:
             4 * 16 * 2048 * 16,
             98304,
         ),
+        # What is not held: 8 slices of 4 tiles from shared memory and 16 from L2, 16 KB each.
+        (
+            "cuda.grid",
+            {"hidden_size": 2048, "B": 8, "dtype": torch.float32, "tf32": True},
+            1,
+            [1],
+            2 * 4 * 16 * 2048 * 8,
+            (8 + 16 * costs.FROM_L2) * 16384,
+        ),
     ],
 )
 def test_a_scan_is_cut_as_its_plan_says(
@@ -153,7 +162,7 @@ def test_what_has_no_kernel_has_no_estimate() -> None:
     for name in (*SCANS, "torch.composite", "cpu.generic"):
         assert costs.estimate(name, layer(hidden_size=5000), False) is None
         assert costs.estimate(name, layer(dtype=torch.float64), False) is None
-    for name, most in (("cuda.block", 128), ("cuda.cluster", 512), ("cuda.grid", 1024)):
+    for name, most in (("cuda.block", 128), ("cuda.cluster", 512), ("cuda.grid", 2048)):
         assert time(name, dtype=torch.float32, hidden_size=most) > 0
         too_wide = layer(dtype=torch.float32, hidden_size=most + 1)
         assert costs.estimate(name, too_wide, False) is None

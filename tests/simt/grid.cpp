@@ -9,9 +9,10 @@ namespace simt {
 
 bool grid_knows_its_limits() {
   using namespace lf;
-  // Of GPUs of the generations 7.5, 8.0, 8.6, 9.0 and 10.0, and of the machine's own.
+  // Of GPUs of the generations 7.5, 8.0, 8.6, 9.0, 10.0 and 12.0, and a small one.
   const dev::Limits sm_75{75, 64 << 10, 72}, sm_80{80, 163 << 10, 108}, sm_86{86, 99 << 10, 84},
-      sm_90{90, 227 << 10, 132}, sm_100{100, 227 << 10, 148}, small{90, 227 << 10, 8};
+      sm_90{90, 227 << 10, 132}, sm_100{100, 227 << 10, 148}, sm_120{120, 99 << 10, 170},
+      small{90, 227 << 10, 8};
   const auto refuses = [](const dev::Limits& limits, DType dtype, int64_t H, bool tf32 = false,
                           int64_t P = 0) {
     const dev::Limits before = std::exchange(dev::limits_here, limits);
@@ -27,13 +28,14 @@ bool grid_knows_its_limits() {
     return !refuses(limits, dtype, H, tf32) && refuses(limits, dtype, H + 1, tf32);
   };
   // What ends it: no bucket, a block's shared memory, or the number of multiprocessors.
-  return ends_at(sm_100, DType::bf16, 2304) && ends_at(sm_100, DType::f32, 1152) &&
-         ends_at(sm_90, DType::f16, 2048) && ends_at(sm_90, DType::f32, 1152) &&
-         ends_at(sm_80, DType::bf16, 1536) && ends_at(sm_80, DType::f32, 768) &&
-         ends_at(sm_86, DType::f16, 1024) && ends_at(sm_86, DType::f32, 512) &&
+  return ends_at(sm_100, DType::bf16, 2304) && ends_at(sm_100, DType::f32, 2048) &&
+         ends_at(sm_90, DType::f16, 2048) && ends_at(sm_90, DType::f32, 2048) &&
+         ends_at(sm_80, DType::bf16, 1664) && ends_at(sm_80, DType::f32, 1664) &&
+         ends_at(sm_86, DType::f16, 1280) && ends_at(sm_86, DType::f32, 1280) &&
+         ends_at(sm_120, DType::bf16, 2048) && ends_at(sm_120, DType::f32, 2048, false) &&
          ends_at(small, DType::bf16, 128) && ends_at(small, DType::f32, 128) &&
-         ends_at(sm_90, DType::f32, 1024, false) && ends_at(sm_80, DType::f32, 768, false) &&
-         ends_at(sm_86, DType::f32, 384, false) && refuses(sm_75, DType::f16, 8) &&
+         ends_at(sm_90, DType::f32, 2048, false) && ends_at(sm_80, DType::f32, 1664, false) &&
+         ends_at(sm_86, DType::f32, 1280, false) && refuses(sm_75, DType::f16, 8) &&
          refuses(sm_90, DType::f64, 8) && refuses(sm_90, DType::f64, 8, true) &&
          refuses(sm_90, DType::bf16, 8, false, 7);
 }

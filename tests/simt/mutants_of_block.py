@@ -50,7 +50,7 @@ MUTANTS = {
         MAP, "size_t(slices - held) * tiles", "(size_t(slices - held) * tiles - 1)"
     ),
     "fragments of threads overlap": Mutant(
-        PRODUCT, "slice - kHeld) * kThreads", "slice - kHeld) * (kThreads - 1)"
+        PRODUCT, "kWarpTiles + tile) * kThreads", "kWarpTiles + tile) * (kThreads - 1)"
     ),
     "a pitch without its 16 bytes of columns": Mutant(
         MAP,

@@ -105,8 +105,8 @@ MUTANTS = {
     ),
     "the word of the pass is one that is handed on": Mutant(
         DRIVER,
-        "(context.workspace) + steps_part(d) + kWordPart;",
-        "(context.workspace) + steps_part(d);",
+        "(context.workspace) + steps_part(d) + kWordPart,",
+        "(context.workspace) + steps_part(d),",
     ),
     "nobody asks what failed earlier": Mutant(
         "lstm_fused/family.cuh", "  say_what_failed_earlier();\n", ""
@@ -157,7 +157,7 @@ MUTANTS = {
     ),
     "products of the first part of h": Mutant(
         PRODUCT,
-        "slice = kHeld; slice < kSlices; slice += 2)\n      add_pair",
+        "slice = kHeld; slice < end; slice += 2)\n      add_pair",
         "slice = kHeld; slice < kHeld; slice += 2)\n      add_pair",
     ),
     # Shared memory.
@@ -166,8 +166,8 @@ MUTANTS = {
     ),
     "fragments not held have no memory": Mutant(
         PLAN,
-        "rest_bytes(plan.slices, plan.held, kGridThreads, plan.tiles)",
-        "rest_bytes(plan.slices, plan.held + 1, kGridThreads, plan.tiles)",
+        "plan.shared = used + plan.kept * slice;",
+        "plan.shared = used + plan.kept * slice - slice;",
     ),
     "h past the hidden size is not zero": Mutant(
         FORWARD,
@@ -205,7 +205,43 @@ MUTANTS = {
         SLICE, "all.offsets[all.T + 1 + first_row", "all.offsets[all.T + first_row"
     ),
     "states lie over the steps": Mutant(
-        DRIVER, "Exchange{handed_on(d, context), int", "Exchange{handed_on({}, context), int"
+        DRIVER,
+        "Exchange{handed_on, int",
+        "Exchange{static_cast<unsigned char*>(context.workspace), int",
+    ),
+    # What is streamed.
+    "all blocks stream from one place": Mutant(
+        GROUP, "all.first + block * int64_t(all.block)", "all.first"
+    ),
+    "groups stream from one place": Mutant(
+        GROUP, "= group * gridDim.x + blockIdx.x;", "= blockIdx.x;"
+    ),
+    "what is streamed is left out": Mutant(
+        PRODUCT, "int slice = end; slice < kSlices;", "int slice = end; slice < end;"
+    ),
+    "what shared memory keeps is streamed": Mutant(
+        PRODUCT, "int slice = end; slice < kSlices;", "int slice = kHeld; slice < kSlices;"
+    ),
+    "all of a round is its first slice": Mutant(
+        PRODUCT, "= *stream(tile, slice + k);", "= *stream(tile, slice);"
+    ),
+    "what is streamed begins behind what is kept": Mutant(
+        PRODUCT, "(slice - kHeld - streamed_.kept) *", "(slice - kHeld) *"
+    ),
+    "slices are kept one by one": Mutant(PLAN, "fit / at_once * at_once", "fit"),
+    "memory for what one group streams": Mutant(
+        DRIVER, "size_t(of_launch.x) * of_launch.y * of_launch.z", "size_t(of_launch.x)"
+    ),
+    "memory for what TF32 streams": Mutant(DRIVER, "tf32 : {false, true})", "tf32 : {true})"),
+    "states lie over what is streamed": Mutant(
+        DRIVER,
+        "streamed.first + streamed_part(Pass::forward, d, columns, plan);",
+        "streamed.first;",
+    ),
+    "gradients lie over what is streamed": Mutant(
+        DRIVER,
+        "streamed.first + streamed_part(Pass::backward, p.d, kGridColumns, plan));",
+        "streamed.first);",
     ),
     "y holds states of odd length": Mutant(
         DRIVER,

@@ -272,11 +272,13 @@ int main(int argc, char** argv) {
     worst[kind] = std::max(worst[kind], *error);
     ++problems;
   };
-  // On a GPU that has so many multiprocessors.
-  const auto check_on = [&]<class T>(int multiprocessors, int kind, int64_t H, Size size) {
-    const int before = std::exchange(lf::dev::limits_here.multiprocessors, multiprocessors);
+  // On a GPU that has so many multiprocessors, and of shared memory so many KB a block.
+  const auto check_on = [&]<class T>(int multiprocessors, int kind, int64_t H, Size size,
+                                     size_t shared = 227) {
+    const lf::dev::Limits before =
+        std::exchange(lf::dev::limits_here, {90, shared << 10, multiprocessors});
     check.operator()<T>(kind, H, size);
-    lf::dev::limits_here.multiprocessors = before;
+    lf::dev::limits_here = before;
   };
   // One takes single steps only.
   const bool steps = !std::strcmp(variant->name, "simt.decode");
@@ -321,6 +323,9 @@ int main(int argc, char** argv) {
       // Three turns of 16 rows, which end and begin at different steps.
       check_on.operator()<__nv_bfloat16>(8, 2, 120, Size::turns);
       check_on.operator()<Tf32>(9, 4, 126, Size::turns);
+      // What a block has no memory for comes out of L2: of 8 and of 16 rows at a time.
+      check_on.operator()<float>(56, 0, 390, Size::brief, 99);
+      check_on.operator()<Tf32>(40, 4, 514, Size::brief, 99);
     }
     if (!std::strcmp(variant->name, "simt.cluster")) {
       // Turns, on a GPU that has room for one or two clusters; a bucket whose blocks have more than
@@ -340,8 +345,16 @@ int main(int argc, char** argv) {
       check_on.operator()<__nv_bfloat16>(132, 2, 257, Size::brief);
       check_on.operator()<Tf32>(132, 4, 258, Size::brief);
       check_on.operator()<__half>(80, 3, 1025, Size::brief);
-      if (!std::strcmp(variant->name, "simt.grid"))  // one copy of 16 rows
-        check_on.operator()<__nv_bfloat16>(104, 2, 1550, Size::brief);
+      if (!std::strcmp(variant->name, "simt.grid")) {
+        check_on.operator()<__nv_bfloat16>(104, 2, 1550, Size::brief);  // one copy of 16 rows
+        // Widths that stream, some for each seed.
+        if (simt::seed % 2) {
+          check_on.operator()<__half>(72, 3, 1030, Size::brief, 99);
+          check_on.operator()<Tf32>(80, 4, 1170, Size::brief);
+        } else {
+          check_on.operator()<Tf32>(104, 4, 1540, Size::brief);
+        }
+      }
       check_on.operator()<float>(64, 0, 1024, Size::brief);
       if (!std::strcmp(variant->name, "simt.cluster")) {  // and those of its own
         check.operator()<__nv_bfloat16>(2, 512, Size::brief);

@@ -4,6 +4,7 @@
 // (grid_forward.cuh, grid_backward.cuh). That is one trip through L2, no barrier and no fence.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
 #include "cuda/lstm_fused/grid_plan.h"
@@ -26,14 +27,31 @@ struct GridCell {
   static __device__ __forceinline__ int column() { return grid_column(int(threadIdx.x)); }
 };
 
+// Where the blocks of a launch stream from, and what shared memory keeps (grid_plan.h).
+struct Streams {
+  unsigned char* first;  // blocks that have nothing to stream need none
+  size_t block;          // bytes of a block
+  int kept;
+};
+
 // kBucket: a place in kGridBuckets.
 template <Product kProduct, Pass kPass, int kBucket, int kColumns = kGridColumns>
 struct Group {
   using T = typename Kind<kProduct>::Storage;
   using Factor = typename Kind<kProduct>::Factor;
   using Slice = SliceOf<GridCell<kColumns>>;
-  static constexpr GridPlan kPlan = grid_plan(kProduct, kPass, kGridBuckets[kBucket], kColumns);
-  using Matrix = Fragments<kProduct, kGridThreads, kPlan.slices, kPlan.held, kPlan.tiles>;
+  // What it says of shared memory and what that keeps is the host's to know.
+  static constexpr GridPlan kPlan =
+      grid_plan(kProduct, kPass, kGridBuckets[kBucket], kColumns, kMostShared);
+  using Matrix = Fragments<kProduct, kGridThreads, kPlan.slices, kPlan.held, kPlan.tiles,
+                           kGridBuckets[kBucket].streams ? streamed_at_once(kPlan.tiles) : 0>;
+
+  static __device__ __forceinline__ Streamed streamed(const Streams& all) {
+    if (!kGridBuckets[kBucket].streams) return {nullptr, kPlan.kept};
+    const int64_t group = blockIdx.y + int64_t(gridDim.y) * blockIdx.z;
+    const int64_t block = group * gridDim.x + blockIdx.x;
+    return {reinterpret_cast<uint4*>(all.first + block * int64_t(all.block)), all.kept};
+  }
 
   static __device__ __forceinline__ int warp() { return int(threadIdx.x) / 32; }
   static __device__ __forceinline__ int lane() { return int(threadIdx.x) % 32; }
@@ -44,7 +62,8 @@ struct Group {
   // ask for no arithmetic of their own, which was a third of the instructions of a step.
   static constexpr int kRowPieces = kGridBuckets[kBucket].pairs;
   static constexpr int kPieces = kColumns / kGridWarps * kRowPieces;
-  static constexpr int kRowWarps = kRowPieces & -kRowPieces, kOfRow = kRowPieces / kRowWarps;
+  static constexpr int kRowWarps = std::min(kRowPieces & -kRowPieces, kGridWarps);
+  static constexpr int kOfRow = kRowPieces / kRowWarps;
   static_assert(kGridWarps % kRowWarps == 0);
   static __device__ __forceinline__ int first_row() { return warp() / kRowWarps; }
   static __device__ __forceinline__ int first_byte() {

@@ -11,7 +11,7 @@
 //   shared      the gradients of the part's gates as factors, twice: 8 rows come in while others
 //               are multiplied; dc and dh of the cells that the block owns
 //   L2          gradients of gates, from who owns a cell to the blocks that hold its part;
-//               the parts' shares of dh, from there to who owns the cell
+//               the parts' shares of dh, from there to who owns the cell; fragments as forward
 //   waits       for both, and one __syncthreads for 8 rows: the gradients are there
 //
 // Both are handed on as pairs of word and tag, in two copies that steps use in turns; the tag is
@@ -28,7 +28,7 @@
 // Bound at H = 1024 in bf16, 8 rows: two trips through L2, 1.3 us; 16 KB of gradients in, 8 KB of
 // dh out and in, 0.3; the products, for which every warp reads all 8 KB of gradients, 0.29; the
 // cell, 0.1: some 2 us a step. With more than 16 rows the trips of some hide behind the products of
-// others. Beyond H = 1024 as forward.
+// others. Beyond H = 1024, and where fragments are streamed, as forward.
 //
 // In float32 by three products (product.cuh) it is the scheduler that bounds these, by 46
 // instructions for two slices of a tile: 1.7 us at H = 1024, some 3.7 us a step, and at H = 512
@@ -48,6 +48,7 @@ struct GridBackward {
   // Pairs of word and tag, zeros before the launch, for each group, slice and turn:
   uint32_t* dgates;  // [kGridParts][8 rows][4 gates][units of a part]
   uint32_t* dh;      // [blocks][kGridParts / 2][kGridCells][2 parts]
+  Streams streams;
   Waiting waiting;
 };
 
@@ -150,10 +151,11 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   float* const dh_of_all = shared.take<float>(kPlan.turns * kGridCells);
   float* const dc_of_all = shared.take<float>(kPlan.turns * kGridCells);
   typename Self::Matrix w_hh;
-  w_hh.load(shared, [&](int tile, int row, int k) {
+  const auto element = [&](int tile, int row, int k) {
     const int from = part * kUnits + k, to = output + row;
     return from < H && to < H ? scan.w_hh[slice.direction][(tile * H + from) * H + to] : T(0.f);
-  });
+  };
+  w_hh.load(shared, element, Self::streamed(p.streams));
 
   // dh: what the later steps, or the caller after the last, send back. A cell that has not begun
   // keeps it, and one that has ended holds what it sends to its initial state.

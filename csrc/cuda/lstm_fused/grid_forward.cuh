@@ -5,7 +5,7 @@
 //               the input of the next step or rows, on its way
 //   shared      h of 8 or 16 rows as factors; the sums of all warps; c of the cells that the block
 //               owns; the fragments that registers do not hold
-//   L2          h, from block to block
+//   L2          h, from block to block; fragments that neither holds (grid_plan.h: streams)
 //   waits       for the words of h that the other blocks of the group hand on; two __syncthreads
 //               for 8 or 16 rows: h is there, and the sums are; where turns follow each other, one
 //
@@ -37,6 +37,10 @@
 // In float32 by three products (product.cuh) these take 1.45 us at H = 1024, and h of twice the
 // bytes 0.3 more: some 3 us a step, and at H = 512, where products take 0.7, some 2.
 //
+// Where fragments are streamed: 8 warps ask for 32 KB of them at once and get them after some 800
+// clocks, 0.45 us, for every turn. In TF32 at H = 1536 that is 128 KB of a block's 384, 1.8 us, and
+// the step some 4.5; at H = 2048 it is 256 KB, 3.6 us, and some 6.7, where L2 has to hold 33 MB.
+//
 // Not known: whether y, filled before the launch, is still in L2 when its words are asked for. From
 // device memory the first look at a step's words would take some 0.3 us more.
 //
@@ -64,6 +68,7 @@ struct GridForward {
   ScanForward<T> scan;
   GridShare share;
   Exchange exchange;
+  Streams streams;
   Waiting waiting;
 };
 
@@ -125,12 +130,13 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   float4* sums_next = sums_now + (kPlan.copies - 1) * kSums;
   float* const c_of_all = shared.take<float>(kPlan.turns * kPlan.cells);
   typename Self::Matrix w_hh;
-  w_hh.load(shared, [&](int tile, int row, int k) {
+  const auto element = [&](int tile, int row, int k) {
     const int gate = tile % 2 * 2 + row / 8;
     const int unit = int(blockIdx.x) * kGridUnits + first_unit + tile / 2 * 8 + row % 8;
     const int term = first_term + k;
     return unit < H && term < H ? scan.w_hh[slice.direction][(gate * H + unit) * H + term] : T(0.f);
-  });
+  };
+  w_hh.load(shared, element, Self::streamed(p.streams));
 
   for (int turn = 0; Slice::owns_cells() && turn < turns; ++turn)
     c_of_all[Slice::place(turn)] = slice.exists(turn) && scan.c0 ? scan.c0[slice.state(turn)] : 0.f;

@@ -24,10 +24,15 @@ constexpr int kMostRows = 112;
 // eight warps: 256 factors in 16 bits, 128 in float32), and how many fragments registers hold,
 // forward, backward and forward with 16 columns, where tiles are half as many and twice as long:
 // the most without a spill on any of the architectures, of tf32x3 in pairs (two more forward at H =
-// 512 and backward at 384 spill 8 and 16 bytes on sm_100). 0: W_hh does not fit into a group.
+// 512 and backward at 384 spill 8 and 16 bytes on sm_100). 0: there is no kernel.
+//
+// Where a group cannot hold W_hh, or a GPU's blocks have too little shared memory for the others,
+// there are kernels that stream: what neither registers nor shared memory hold comes out of L2 in
+// every turn. These decide at run time how much shared memory keeps, so that one serves all GPUs.
 struct GridBucket {
   int pairs;
   int half[3], tf32[3], tf32x3[2];
+  bool streams = false;
 };
 constexpr GridBucket kGridBuckets[] = {
     {1, {2, 2, 4}, {2, 2, 4}, {2, 2}},      // H to 256, and 128 in float32
@@ -37,6 +42,10 @@ constexpr GridBucket kGridBuckets[] = {
     {6, {10, 8, 20}, {10, 8, 20}, {6, 6}},  // 1536, 768
     {8, {9, 8, 20}, {9, 8, 18}, {6, 6}},    // 2048, 1024
     {9, {9, 8, 20}, {9, 7, 20}, {}},        // 2304, 1152
+    // These stream:
+    {8, {8, 6, 16}, {8, 6, 16}, {6, 4}, true},  // 2048, 1024
+    {12, {}, {8, 6, 16}, {6, 4}, true},         // 1536 in float32
+    {16, {}, {8, 6, 16}, {6, 4}, true},         // 2048 in float32
 };
 
 // Forward, a block holds its units' rows of W_hh, and its warps share their terms: with 8 columns
@@ -53,6 +62,7 @@ struct GridPlan {
   int tiles;      // of a warp
   int slices;     // fragments of a tile
   int held;       // of them in registers
+  int kept;       // and in shared memory; the rest is streamed
   int turns;      // at most
   int cells;      // that a block owns in a turn
   int pitch;      // from one row of factors to the next, bytes
@@ -61,8 +71,13 @@ struct GridPlan {
   size_t shared;  // bytes of shared memory, as the kernels take it
 };
 
-constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucket,
-                             int columns = kGridColumns) {
+// Slices of a thread whose fragments come out of L2 at once, 8 words of 16 bytes: that many bytes
+// of all threads are on their way at a time, 32 KB.
+constexpr int streamed_at_once(int tiles) { return 8 / tiles; }
+
+// On a GPU whose blocks have at most so many bytes of shared memory.
+constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucket, int columns,
+                             size_t most_shared) {
   GridPlan plan{};
   const bool forward = pass == Pass::forward;
   const int wide = columns / kGridColumns;
@@ -78,32 +93,50 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
   plan.cells = kGridUnits * columns;
   plan.pitch = pitch(product, forward ? plan.width : plan.width / kGridParts * 4);
   plan.buffer = size_t(columns) * plan.pitch;
+  const int rest = plan.slices - plan.held;
+  const size_t slice = rest_bytes(1, 0, kGridThreads, plan.tiles);
   // Forward c; backward dc and dh.
-  const size_t fixed = (forward ? 1 : 2) * plan.turns * plan.cells * sizeof(float) +
-                       rest_bytes(plan.slices, plan.held, kGridThreads, plan.tiles);
+  const size_t fixed = (forward ? 1 : 2) * plan.turns * plan.cells * sizeof(float);
   const size_t copy = plan.buffer + (forward ? plan.shares * plan.cells * 4 * sizeof(float) : 0);
   // Forward with 16 columns, where there is memory for it, h of the next turn comes in while the
-  // sums of this one are added up.
-  plan.copies = !forward || (wide > 1 && fixed + 2 * copy <= kMostShared) ? 2 : 1;
-  plan.shared = fixed + plan.copies * copy;
+  // sums of this one are added up. Who streams has more use for that memory.
+  const bool ahead = wide > 1 && !bucket.streams && fixed + rest * slice + 2 * copy <= kMostShared;
+  plan.copies = !forward || ahead ? 2 : 1;
+  const size_t used = fixed + plan.copies * copy;
+  plan.kept = rest;
+  if (bucket.streams) {
+    const int fit = used < most_shared ? int((most_shared - used) / slice) : 0;
+    const int at_once = streamed_at_once(plan.tiles);
+    plan.kept = std::min(rest, fit / at_once * at_once);
+  }
+  plan.shared = used + plan.kept * slice;
   return plan;
 }
 
 constexpr bool is_compiled(Product product, const GridBucket& bucket) {
-  return product != Product::ieee && grid_plan(product, Pass::forward, bucket).held > 0;
+  return product != Product::ieee &&
+         grid_plan(product, Pass::forward, bucket, kGridColumns, kMostShared).held > 0;
 }
 
-// The place in kGridBuckets of the smallest that holds H with at most `shared` bytes a block in
-// either pass, or -1.
+// The place in kGridBuckets of the first that holds H with at most `shared` bytes a block in either
+// pass, or -1.
 constexpr int grid_bucket_of(Product product, long long H, size_t shared) {
   for (int k = 0; k < int(std::size(kGridBuckets)); ++k) {
     const GridBucket& bucket = kGridBuckets[k];
-    if (H > grid_plan(product, Pass::forward, bucket).width) continue;
-    const size_t needed = std::max(grid_plan(product, Pass::forward, bucket).shared,
-                                   grid_plan(product, Pass::backward, bucket).shared);
-    return is_compiled(product, bucket) && needed <= shared ? k : -1;
+    if (!is_compiled(product, bucket)) continue;
+    const auto plan_of = [&](Pass pass) {
+      return grid_plan(product, pass, bucket, kGridColumns, shared);
+    };
+    const GridPlan forward = plan_of(Pass::forward);
+    if (H <= forward.width && std::max(forward.shared, plan_of(Pass::backward).shared) <= shared)
+      return k;
   }
   return -1;
+}
+
+// Bytes of W_hh that a block streams.
+constexpr size_t streamed_bytes(const GridPlan& plan) {
+  return rest_bytes(plan.slices, plan.held + plan.kept, kGridThreads, plan.tiles);
 }
 
 // Blocks of a group.
@@ -155,8 +188,8 @@ constexpr bool has_wide(Product product) { return product != Product::tf32x3; }
 // more than 8 rows.
 constexpr int grid_columns(Product product, const GridBucket& bucket, long long B, int blocks,
                            int D, int multiprocessors, size_t shared) {
-  const bool fits =
-      has_wide(product) && grid_plan(product, Pass::forward, bucket, kGridWide).shared <= shared;
+  const bool fits = has_wide(product) &&
+                    grid_plan(product, Pass::forward, bucket, kGridWide, shared).shared <= shared;
   return fits && grid_cut(B, blocks, D, multiprocessors).turns > 1 ? kGridWide : kGridColumns;
 }
 

@@ -108,8 +108,17 @@ constexpr int kOwn = columns_of(kProduct) / 4;
 template <Product kProduct, int kWarpTiles = kTiles>
 using Sums = float[kWarpTiles][2][kOwn<kProduct>];
 
-// One thread's part of the matrix, of which a warp has kWarpTiles.
-template <Product kProduct, int kThreads, int kSlices, int kHeld, int kWarpTiles = kTiles>
+// Where a block streams from, and how many slices of a tile its shared memory keeps of those that
+// registers do not hold.
+struct Streamed {
+  uint4* from;  // the block's own: it fills it, and each thread reads what it has written
+  int kept;
+};
+
+// One thread's part of the matrix, of which a warp has kWarpTiles. kAtOnce: 0, or of those slices
+// that neither registers nor shared memory hold so many come in at once.
+template <Product kProduct, int kThreads, int kSlices, int kHeld, int kWarpTiles = kTiles,
+          int kAtOnce = 0>
 class Fragments {
   using Factor = typename Kind<kProduct>::Factor;
   using Whole = Kind<Product::tf32x3>;
@@ -119,11 +128,13 @@ class Fragments {
  public:
   // element(tile, row, factor) is an element of this warp's tiles.
   template <class Element>
-  __device__ __forceinline__ void load(ptx::Shared& shared, Element element) {
-    if constexpr (kRest > 0) rest_ = shared.take<uint4>(kWarpTiles * kRest * kThreads);
+  __device__ __forceinline__ void load(ptx::Shared& shared, Element element,
+                                       const Streamed& streamed = {nullptr, kRest}) {
+    if constexpr (kRest > 0) rest_ = shared.take<uint4>(kWarpTiles * streamed.kept * kThreads);
+    streamed_ = streamed;
 
-      // Registers have no index at run time: each round shifts them. Unrolled, ptxas puts off the
-      // packing of 16-bit factors, and spills.
+    // Registers have no index at run time: each round shifts them. Unrolled, ptxas puts off the
+    // packing of 16-bit factors, and spills.
 #pragma unroll 1
     for (int slice = 0; slice < kHeld; ++slice)
 #pragma unroll
@@ -140,7 +151,9 @@ class Fragments {
       for (int tile = 0; tile < kWarpTiles; ++tile) {
         uint32_t words[4];
         load_fragment(words, tile, slice, element);
-        *rest(tile, slice) = {words[0], words[1], words[2], words[3]};
+        const bool kept = !kAtOnce || slice - kHeld < streamed_.kept;
+        *(kept ? rest(tile, slice) : stream(tile, slice)) = {words[0], words[1], words[2],
+                                                             words[3]};
       }
   }
 
@@ -161,7 +174,11 @@ class Fragments {
   static constexpr int kRest = kSlices - kHeld;
 
   __device__ __forceinline__ uint4* rest(int tile, int slice) const {
-    return rest_ + (tile * kRest + slice - kHeld) * kThreads + threadIdx.x;
+    return rest_ + ((slice - kHeld) * kWarpTiles + tile) * kThreads + threadIdx.x;
+  }
+  __device__ __forceinline__ uint4* stream(int tile, int slice) const {
+    const int place = (slice - kHeld - streamed_.kept) * kWarpTiles + tile;
+    return streamed_.from + place * kThreads + threadIdx.x;
   }
 
   template <class Element>
@@ -196,8 +213,42 @@ class Fragments {
     for (int word = 0; word < 4; ++word) words[word] = held_[tile][slice][word];
   }
   __device__ __forceinline__ void not_held(uint32_t (&words)[4], int tile, int slice) const {
-    const uint4 all = *rest(tile, slice);
+    unpack(words, *rest(tile, slice));
+  }
+  static __device__ __forceinline__ void unpack(uint32_t (&words)[4], const uint4& all) {
     words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
+  }
+
+  // add_pair(slice, fragment_of) adds the products of two slices.
+  template <class AddPair>
+  __device__ __forceinline__ void add_held(AddPair add_pair) const {
+#pragma unroll
+    for (int slice = 0; slice < kHeld; slice += 2)
+      add_pair(slice, [&](uint32_t(&words)[4], int tile, int of) { held(words, tile, of); });
+  }
+  // Loops at run time: unrolled, loads of fragments that are not held are put before the products
+  // of the others, and spill.
+  template <class AddPair>
+  __device__ __forceinline__ void add_not_held(AddPair add_pair) const {
+    const int end = kAtOnce ? kHeld + streamed_.kept : kSlices;
+#pragma unroll 1
+    for (int slice = kHeld; slice < end; slice += 2)
+      add_pair(slice, [&](uint32_t(&words)[4], int tile, int of) { not_held(words, tile, of); });
+    if constexpr (kAtOnce > 0) {
+#pragma unroll 1
+      for (int slice = end; slice < kSlices; slice += kAtOnce) {
+        uint4 all[kAtOnce][kWarpTiles];
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k)
+#pragma unroll
+          for (int tile = 0; tile < kWarpTiles; ++tile) all[k][tile] = *stream(tile, slice + k);
+#pragma unroll
+        for (int k = 0; k < kAtOnce; k += 2)
+          add_pair(slice + k, [&](uint32_t(&words)[4], int tile, int of) {
+            unpack(words, all[of - slice][tile]);
+          });
+      }
+    }
   }
 
   // Lane l names row l % 8, 16-byte piece l / 8: the fragments of two slices.
@@ -218,8 +269,7 @@ class Fragments {
       for (int tile = 0; tile < kWarpTiles; ++tile)
 #pragma unroll
         for (int k = 0; k < 4; ++k) d[eight][tile][k] = (*sums[eight])[tile][k / 2][k % 2];
-#pragma unroll
-    for (int slice = 0; slice < kSlices; slice += 2) {
+    const auto add_pair = [&](int slice, auto fragment_of) {
       uint32_t b[kEights][4];
 #pragma unroll
       for (int tile = 0; tile < kWarpTiles; ++tile) {
@@ -231,13 +281,22 @@ class Fragments {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           uint32_t a[4];
-          fragment(a, tile, slice + half);
+          fragment_of(a, tile, slice + half);
 #pragma unroll
           for (int eight = 0; eight < kEights; ++eight)
             Kind<kProduct>::multiply(d[eight][tile], a,
                                      {b[eight][2 * half], b[eight][2 * half + 1]});
         }
       }
+    };
+    if constexpr (kAtOnce > 0) {
+      static_assert(kHeld % 2 == 0);
+      add_held(add_pair);
+      add_not_held(add_pair);
+    } else {
+#pragma unroll
+      for (int slice = 0; slice < kSlices; slice += 2)
+        add_pair(slice, [&](uint32_t(&words)[4], int tile, int of) { fragment(words, tile, of); });
     }
 #pragma unroll
     for (int eight = 0; eight < kEights; ++eight)
@@ -285,14 +344,8 @@ class Fragments {
         }
       }
     };
-    // The loop over fragments that are not held is one at run time: unrolled, their loads are put
-    // before the products of the others, and spill.
-#pragma unroll
-    for (int slice = 0; slice < kHeld; slice += 2)
-      add_pair(slice, [&](uint32_t(&words)[4], int tile, int of) { held(words, tile, of); });
-#pragma unroll 1
-    for (int slice = kHeld; slice < kSlices; slice += 2)
-      add_pair(slice, [&](uint32_t(&words)[4], int tile, int of) { not_held(words, tile, of); });
+    add_held(add_pair);
+    add_not_held(add_pair);
 #pragma unroll
     for (int tile = 0; tile < kWarpTiles; ++tile)
 #pragma unroll
@@ -351,6 +404,7 @@ class Fragments {
 
   uint32_t held_[kWarpTiles][kHeld][4] = {};
   uint4* rest_ = nullptr;
+  Streamed streamed_ = {};
 };
 
 }  // namespace lf::cuda

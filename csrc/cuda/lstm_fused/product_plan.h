@@ -4,7 +4,7 @@
 // The matrix has some tiles of 16 rows for each warp, mostly 4, and every time step multiplies it
 // by a few columns that lie in shared memory as rows of factors. It is cut into fragments of 4
 // words a thread: tile t, slice s, 32 bytes of every row. The first fragments of a tile are held in
-// registers, the rest in shared memory.
+// registers, the rest kept in shared memory; what does not fit there comes out of L2 in every step.
 #pragma once
 
 #include <algorithm>
@@ -61,7 +61,7 @@ constexpr int slices_of(Product product, int width) {
   return width * factor_size(product) / kFragmentBytes;
 }
 
-// Shared memory of those that registers do not hold.
+// Bytes of those that registers do not hold.
 constexpr size_t rest_bytes(int slices, int held, int threads, int tiles = kTiles) {
   return size_t(slices - held) * tiles * threads * 16;
 }
