@@ -8,7 +8,8 @@ from typing import Any
 
 from lstm_fused import compat, functional
 from lstm_fused.convert import convert, restore
-from lstm_fused.dispatch import Case, explain, variant, variants
+from lstm_fused.dispatch import Case, variant, variants
+from lstm_fused.explained import explain
 from lstm_fused.nn import LSTM, LSTMCell
 from lstm_fused.stack import wavefront
 

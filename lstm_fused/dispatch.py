@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 from lstm_fused import _load, costs, ops
 from lstm_fused._proven import PROVEN
@@ -28,24 +27,6 @@ NATIVE, COMPOSITE = costs.NATIVE, "torch.composite"
 # The device of a kernel that is not the first word of its name.
 _DEVICES: dict[str, str] = {}
 AUTOMATIC = -1
-ABOUT = {
-    "cuda.decode": "one time step of up to 16 sequences in one launch, in eager mode; fp16, bf16, "
-    "fp32",
-    "cuda.block": "a whole sequence in one block, weights on the chip: H to 160 in fp16 and bf16, "
-    "to 128 in tf32 and fp32",
-    "cuda.cluster": "a whole sequence in a cluster of 1 to 16 blocks, sm_90 and later: H to 512 in "
-    "fp16, bf16, tf32 and fp32",
-    "cuda.grid": "a whole sequence in a group of blocks, W_hh on their chips: H to 128 for every 8 "
-    "SMs, at most 2304 in fp16 and bf16, 1152 in tf32, 1024 in fp32",
-    "cuda.step": "one matrix product and one gate kernel per time step; fp16, bf16, fp32, fp64",
-    "cpu.avx512bf16": "the same scan for bf16, products of pairs: twice the operations of fp32",
-    "cpu.avx512": "fused scan, 6 x 64 tiles; fp32, fp64, and bf16, fp16 as storage",
-    "cpu.avx2": "fused scan, 3 x 32 tiles; fp32, fp64, and bf16, fp16 as storage",
-    "cpu.neon": "fused scan, 6 x 16 tiles; fp32, fp64, and bf16, fp16 as storage",
-    "cpu.generic": "the same scan for any CPU, 3 x 16 tiles",
-    NATIVE: "torch's own LSTM (cuDNN, oneDNN, ATen): the yardstick",
-    COMPOSITE: "plain PyTorch ops: any device, any dtype, differentiable to any order",
-}
 
 
 class Refused(RuntimeError):
@@ -102,6 +83,11 @@ def add_kernels(path: str | os.PathLike[str]) -> list[str]:
         KERNELS.append(row["name"])
         _DEVICES[row["name"]] = row["device"]
     return [row["name"] for row in added]
+
+
+def was_added(kernel: str) -> bool:
+    """Whether it is one that add_kernels has added."""
+    return kernel in _DEVICES
 
 
 def _device(kernel: str) -> str:
@@ -204,11 +190,12 @@ def estimate(name: str, case: Case) -> float | None:
     Forward, and backward if case.training. Known are layers on a GPU that this machine has. Raises
     ValueError where the file of LSTM_FUSED_COSTS is not right.
     """
-    layer = _layer(case)
+    layer = layer_of(case)
     return None if layer is None else costs.estimate(name, layer, case.training)
 
 
-def _layer(case: Case) -> costs.Layer | None:
+def layer_of(case: Case) -> costs.Layer | None:
+    """What the model of costs.py asks of a case, or None where it knows nothing of the device."""
     device = torch.device(case.device)
     if device.type != "cuda" or not torch.cuda.is_available():
         return None
@@ -223,7 +210,7 @@ def _layer(case: Case) -> costs.Layer | None:
         tf32_allowed(),
         case.packed,
         torch.cuda.get_device_properties(device).multi_processor_count,
-        _products_tf32(),
+        product_precision() == "tf32",
     )
 
 
@@ -240,7 +227,8 @@ def choose(case: Case) -> str:
         if device == "cuda" and candidates[0] != NATIVE:
             index = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
             tf32 = case.dtype == torch.float32 and tf32_allowed()
-            return _fastest(case, candidates, (tf32, _products_tf32()), index)
+            precision = tf32, product_precision() == "tf32"
+            return _fastest(case, candidates, precision, index)
         return next(name for name in candidates if not why_not(name, case))
     reason = why_not(name, case)
     if reason:
@@ -267,38 +255,6 @@ def _fastest(case: Case, candidates: tuple[str, ...], tf32: tuple[bool, bool], d
     return best
 
 
-def case_of(module: nn.Module) -> Case:
-    """The case that an LSTM or LSTMCell module stands for. Raises TypeError for another object."""
-    weight = getattr(module, "weight_hh_l0", getattr(module, "weight_hh", None))
-    hidden_size = getattr(module, "hidden_size", 0)
-    if not isinstance(weight, Tensor) or weight.shape[0] != 4 * hidden_size:
-        raise TypeError(
-            "explain takes an LSTM or LSTMCell module or a lstm_fused.Case, "
-            f"got {type(module).__name__}"
-        )
-    return Case(
-        hidden_size=hidden_size,
-        proj_size=getattr(module, "proj_size", 0),
-        bidirectional=bool(getattr(module, "bidirectional", False)),
-        dtype=weight.dtype,
-        device=str(weight.device),
-        input_size=getattr(module, "input_size", 0),
-        training=weight.requires_grad and torch.is_grad_enabled(),
-    )
-
-
-def support_table() -> str:
-    """The variants as the Markdown table of the README: the same on every machine."""
-    lines = ["| variant | what it is | chosen by itself |", "|---|---|---|"]
-    for name in ABOUT:
-        devices = [device for device in ("cpu", "cuda") if name in default(device)]
-        when = " and ".join(f"on {device.upper()}" for device in devices)
-        if name == COMPOSITE:
-            when = "where nothing is built, and on other devices"
-        lines.append(f"| `{name}` | {ABOUT[name]} | {when or 'no: not yet proven on a GPU'} |")
-    return "\n".join(lines)
-
-
 def scan_precision() -> str:
     """Of float32 in scans on CUDA, as torch sets it for its own LSTM: "ieee", "tf32" or "none"."""
     return _precision(torch.backends.cudnn.rnn)
@@ -310,67 +266,10 @@ def tf32_allowed() -> bool:
     return scan_precision() == "tf32"
 
 
+def product_precision() -> str:
+    """The same of torch's own products of float32 on CUDA."""
+    return _precision(torch.backends.cuda.matmul)
+
+
 def _precision(backend: Any) -> str:
     return str(backend.fp32_precision)
-
-
-def _products_tf32() -> bool:
-    """Whether torch rounds the factors of its own products of float32 to TF32."""
-    return _precision(torch.backends.cuda.matmul) == "tf32"
-
-
-def _words_of_estimate(name: str, case: Case) -> str:
-    """ ", about 1480 us forward (predicted)", or "(fitted to ...json)", or nothing."""
-    layer, microseconds = _layer(case), estimate(name, case)
-    if layer is None or microseconds is None:
-        return ""
-    passes = "forward and backward" if case.training else "forward"
-    files = costs.sources(name, layer, case.training)
-    rests_on = "predicted" if files is None else f"fitted to {', '.join(files)}"
-    number = f"{microseconds:.0f}" if microseconds >= 100 else f"{microseconds:.3g}"
-    return f", about {number} us {passes} ({rests_on})"
-
-
-def explain(module_or_case: nn.Module | Case) -> str:
-    """Which variant runs a module or Case, and a line for each of the others with the reason.
-
-    On a GPU with an estimate for each that can run it: forward, or forward and backward where
-    gradients would be wanted; by measurements ("fitted") or without any ("predicted"). A module is
-    taken with Case's T and B. Raises Refused if the forced variant refuses the case, TypeError for
-    what is neither, and on CUDA ValueError if the file of LSTM_FUSED_COSTS is not right.
-    """
-    case = module_or_case if isinstance(module_or_case, Case) else case_of(module_or_case)
-    chosen = choose(case)
-    candidates = default(torch.device(case.device).type)
-    how = "forced" if forced() else "chosen"
-    lines = [
-        f"LSTM H={case.hidden_size}"
-        + (f" P={case.proj_size}" if case.proj_size else "")
-        + (" bidirectional" if case.bidirectional else "")
-        + f" {str(case.dtype).removeprefix('torch.')} on {case.device}"
-    ]
-    for name in names():
-        refusal = why_not(name, case)
-        if name == chosen:
-            reason = how
-        elif refusal is not None:
-            reason = refusal
-        elif forced():
-            reason = f"{chosen} is forced"
-        elif name not in candidates:
-            if name in _DEVICES:
-                reason = "it was added; ask for it by name"
-            elif name.startswith("cuda."):
-                reason = "not proven on a GPU by this build's results; ask for it by name"
-            else:
-                reason = "the yardstick; ask for it by name"
-        else:
-            own, others = estimate(name, case), estimate(chosen, case)
-            known = own is not None and others is not None and own != others
-            reason = f"{chosen} {'is estimated to take less' if known else 'comes first'}"
-        lines.append(f"  {name:<16} {reason}{'' if refusal else _words_of_estimate(name, case)}")
-    if torch.device(case.device).type == "cuda" and case.dtype == torch.float32:
-        lines.append(f"  float32 in scans: {scan_precision()}")
-        products = _precision(torch.backends.cuda.matmul)
-        lines.append(f"  float32 in products: {products}")
-    return "\n".join(lines)

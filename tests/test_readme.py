@@ -7,14 +7,14 @@ import warnings
 from pathlib import Path
 
 from bench import results, run, tables
-from lstm_fused import dispatch
+from lstm_fused import explained
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
 def test_the_table_of_variants_is_printed_from_the_code() -> None:
-    assert dispatch.support_table() in README
+    assert explained.support_table() in README
 
 
 def test_its_numbers_are_those_of_the_result_files() -> None:

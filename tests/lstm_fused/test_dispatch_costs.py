@@ -12,7 +12,8 @@ import torch
 import lstm_fused
 from lstm_fused import costs, dispatch, layer
 from lstm_fused.costs import Costs
-from lstm_fused.dispatch import Case, Refused, choose, explain, variant
+from lstm_fused.dispatch import Case, Refused, choose, variant
+from lstm_fused.explained import case_of, explain
 
 CASE = Case(128, device="cuda", dtype=torch.bfloat16)
 FREE = Costs(0, 0, 0, 0, 0, 0, None)
@@ -222,7 +223,7 @@ def test_a_layer_asks_for_its_own_case(
 
 def test_a_module_stands_for_what_it_would_run() -> None:
     module: Any = lstm_fused.LSTM(3, 4)
-    assert dispatch.case_of(module) == Case(4, input_size=3, training=True)
+    assert case_of(module) == Case(4, input_size=3, training=True)
     with torch.no_grad():
-        assert not dispatch.case_of(module).training
-    assert not dispatch.case_of(module.requires_grad_(False)).training
+        assert not case_of(module).training
+    assert not case_of(module.requires_grad_(False)).training
