@@ -214,7 +214,7 @@ MUTANTS = {
         GROUP, "all.first + block * int64_t(all.block)", "all.first"
     ),
     "groups stream from one place": Mutant(
-        GROUP, "= group * gridDim.x + blockIdx.x;", "= blockIdx.x;"
+        GROUP, "= group * gridDim.x + blockIdx.x;", "= blockIdx.x;", "thread"
     ),
     "what is streamed is left out": Mutant(
         PRODUCT, "int slice = end; slice < kSlices;", "int slice = end; slice < end;"
