@@ -116,8 +116,8 @@ NO_PRODUCTS = [
 EIGHT_ROWS = [
     Edit(
         "grid_plan.h",
-        "{ return product != Product::tf32x3; }",
-        "{ return (void)product, false; }",
+        "const bool fits = has_wide(",
+        "const bool fits = false && has_wide(",
     )
 ]
 NOTHING_AHEAD = [

@@ -25,8 +25,13 @@ bool in_y(const Dims& d, DType dtype) {
 }
 
 // The plan on this device.
-GridPlan plan_of(Product product, Pass pass, const GridBucket& bucket, int columns = kGridColumns) {
+GridPlan plan_of(Product product, Pass pass, const GridBucket& bucket, int columns) {
   return grid_plan(product, pass, bucket, columns, dev::limits().shared);
+}
+int columns_of(const Dims& d, Product product, Pass pass, const GridBucket& bucket) {
+  const dev::Limits limits = dev::limits();
+  return grid_columns(product, pass, bucket, d.B, int(d.D), d.H, limits.multiprocessors,
+                      limits.shared);
 }
 
 // Calls launch(share, blocks) for all launches that a layer takes.
@@ -85,12 +90,6 @@ auto scan_of(const Layer& p, const Context& context, int columns) {
   return parameters<T>(p, upload_steps(context, p.d, p.offsets, columns, context.workspace));
 }
 
-int columns_of(const Dims& d, Product product, const GridBucket& bucket) {
-  const dev::Limits limits = dev::limits();
-  return grid_columns(product, bucket, d.B, grid_blocks(Pass::forward, d.H), int(d.D),
-                      limits.multiprocessors, limits.shared);
-}
-
 // The most that bytes_of(product, bucket) says: which product float32 has is Context's to say.
 template <class BytesOf>
 size_t of_any_product(DType dtype, int64_t H, const BytesOf& bytes_of) {
@@ -107,7 +106,7 @@ size_t workspace_bytes(const LayerForward& p) {
   const Dims& d = p.d;
   const size_t streamed =
       of_any_product(p.dtype, d.H, [&](Product product, const GridBucket& bucket) {
-        const int columns = columns_of(d, product, bucket);
+        const int columns = columns_of(d, product, Pass::forward, bucket);
         const GridPlan plan = plan_of(product, Pass::forward, bucket, columns);
         return streamed_part(Pass::forward, d, columns, plan);
       });
@@ -119,21 +118,23 @@ size_t workspace_bytes(const LayerForward& p) {
 struct Rings {
   int64_t dgates, dh;
 };
-Rings rings_of(DType dtype, const GridPlan& plan, const GridShare& share, dim3 blocks) {
+Rings rings_of(DType dtype, const GridPlan& plan, int columns, const GridShare& share,
+               dim3 blocks) {
   const int64_t hands = int64_t(blocks.y) * blocks.z * 2 * share.turns;
-  return {hands * dgates_words(plan.width, int(element_size(dtype))),
-          hands * dh_words(int(blocks.x))};
+  return {hands * dgates_words(columns, plan.width, int(element_size(dtype))),
+          hands * dh_words(int(blocks.x), plan.cells)};
 }
 size_t workspace_bytes(const LayerBackward& p, int) {
   const Dims& d = p.d;
   const size_t bytes = of_any_product(p.dtype, d.H, [&](Product product, const GridBucket& bucket) {
-    const GridPlan plan = plan_of(product, Pass::backward, bucket);
+    const int columns = columns_of(d, product, Pass::backward, bucket);
+    const GridPlan plan = plan_of(product, Pass::backward, bucket, columns);
     int64_t words = 0;  // of the largest launch, as what is streamed
-    for_launches(Pass::backward, d, kGridColumns, [&](const GridShare& share, dim3 blocks) {
-      const Rings rings = rings_of(p.dtype, plan, share, blocks);
+    for_launches(Pass::backward, d, columns, [&](const GridShare& share, dim3 blocks) {
+      const Rings rings = rings_of(p.dtype, plan, columns, share, blocks);
       words = std::max(words, rings.dgates + rings.dh);
     });
-    return streamed_part(Pass::backward, d, kGridColumns, plan) + size_t(words) * sizeof(uint32_t);
+    return streamed_part(Pass::backward, d, columns, plan) + size_t(words) * sizeof(uint32_t);
   });
   return steps_part(d) + kWordPart + bytes;
 }
@@ -141,6 +142,10 @@ size_t workspace_bytes(const LayerBackward& p, int) {
 struct GridFamily {
   static constexpr const auto& buckets = kGridBuckets;
   static constexpr Product float32 = kGridFloat32;
+  template <Product kProduct, Pass kPass, int kBucket>
+  static constexpr int most_columns() {
+    return has_wide(kProduct, kPass, buckets[kBucket]) ? kGridWide : kGridColumns;
+  }
   static int bucket_of(Product product, int64_t H) {
     return grid_bucket_of(product, H, dev::limits().shared);
   }
@@ -148,11 +153,11 @@ struct GridFamily {
   template <class CellType, Product kProduct, int kBucket>
   static void run(const LayerForward& p, const Context& context) {
     const Dims& d = p.d;
-    const int columns = columns_of(d, kProduct, buckets[kBucket]);
+    const int columns = columns_of(d, kProduct, Pass::forward, buckets[kBucket]);
     const GridPlan plan = plan_of(kProduct, Pass::forward, buckets[kBucket], columns);
-    constexpr int kMostColumns = has_wide(kProduct) ? kGridWide : kGridColumns;
+    constexpr int kMost = most_columns<kProduct, Pass::forward, kBucket>();
     const auto kernel = columns > kGridColumns
-                            ? grid_forward<CellType, kProduct, kBucket, kMostColumns>
+                            ? grid_forward<CellType, kProduct, kBucket, kMost>
                             : grid_forward<CellType, kProduct, kBucket, kGridColumns>;
     const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, columns);
     const int64_t bytes = state_bytes(d, p.dtype);
@@ -171,16 +176,22 @@ struct GridFamily {
 
   template <class CellType, Product kProduct, int kBucket>
   static void run(const LayerBackward& p, const Context& context) {
-    const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, kGridColumns);
-    const GridPlan plan = plan_of(kProduct, Pass::backward, buckets[kBucket]);
-    const Streams streamed = streams(p.d, context, plan);
+    const Dims& d = p.d;
+    const int columns = columns_of(d, kProduct, Pass::backward, buckets[kBucket]);
+    const GridPlan plan = plan_of(kProduct, Pass::backward, buckets[kBucket], columns);
+    constexpr int kMost = most_columns<kProduct, Pass::backward, kBucket>();
+    const auto kernel = columns > kGridColumns
+                            ? grid_backward<CellType, kProduct, kBucket, kMost>
+                            : grid_backward<CellType, kProduct, kBucket, kGridColumns>;
+    const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, columns);
+    const Streams streamed = streams(d, context, plan);
     uint32_t* const dgates = reinterpret_cast<uint32_t*>(
-        streamed.first + streamed_part(Pass::backward, p.d, kGridColumns, plan));
-    const Waiting waits = waiting(p.d, context);
-    for_launches(Pass::backward, p.d, kGridColumns, [&](const GridShare& share, dim3 blocks) {
-      const Rings rings = rings_of(p.dtype, plan, share, blocks);
+        streamed.first + streamed_part(Pass::backward, d, columns, plan));
+    const Waiting waits = waiting(d, context);
+    for_launches(Pass::backward, d, columns, [&](const GridShare& share, dim3 blocks) {
+      const Rings rings = rings_of(p.dtype, plan, columns, share, blocks);
       dev::fill(context, dgates, 0, size_t(rings.dgates + rings.dh) * sizeof(uint32_t));
-      launch(context, blocks, plan, grid_backward<CellType, kProduct, kBucket>,
+      launch(context, blocks, plan, kernel,
              {scan, share, dgates, dgates + rings.dgates, streamed, waits});
     });
   }

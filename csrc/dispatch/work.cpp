@@ -73,8 +73,7 @@ std::optional<ScanWork> grid_work(const ScanQuestion& q, Product product) {
   const GridBucket& bucket = kGridBuckets[place];
   const int blocks = grid_blocks(pass_of(q), q.H);
   const int columns =
-      q.backward ? kGridColumns
-                 : grid_columns(product, bucket, q.B, blocks, q.D, q.multiprocessors, kMostShared);
+      grid_columns(product, pass_of(q), bucket, q.B, q.D, q.H, q.multiprocessors, kMostShared);
   const GridPlan plan = grid_plan(product, pass_of(q), bucket, columns, kMostShared);
   ScanWork work{0,
                 {},

@@ -107,11 +107,12 @@ void check_plans() {
       if (!is_compiled(product, bucket)) continue;
       for (const size_t shared : kShared) {
         if (!bucket.streams && shared < kMostShared) continue;  // what is held needs what it needs
-        check_plan(shared, product, Pass::forward, bucket, kGridColumns);
-        const auto wide = plan_on(shared, product, Pass::forward, bucket, kGridWide);
-        if (has_wide(product) && wide.shared <= shared)
-          check_plan(shared, product, Pass::forward, bucket, kGridWide);
-        check_plan(shared, product, Pass::backward, bucket, kGridColumns);
+        for (const Pass pass : {Pass::forward, Pass::backward}) {
+          check_plan(shared, product, pass, bucket, kGridColumns);
+          const auto wide = plan_on(shared, product, pass, bucket, kGridWide);
+          if (has_wide(product, pass, bucket) && wide.shared <= shared)
+            check_plan(shared, product, pass, bucket, kGridWide);
+        }
       }
     }
 }
@@ -196,27 +197,35 @@ void check_cuts() {
         }
 }
 
-// 16 columns where a group has more than 8 rows, and memory for them: of an H100 always, and of a
-// GPU with 99 KB a block to H = 768 in 16 bits.
+// 16 columns where a group has more than 8 rows, backward more than 16, and memory for them: of an
+// H100 always but for backward of the widest, and of a GPU with 99 KB a block to H = 768 in 16
+// bits, backward 1024. Of H = 1024 an H100 has two groups.
+void check_columns(Product product, Pass pass, const GridBucket& bucket) {
+  const auto columns = [&](int64_t B, int D, size_t shared) {
+    return grid_columns(product, pass, bucket, B, D, 1024, 132, shared);
+  };
+  const bool backward = pass == Pass::backward;
+  const bool wide = product != Product::tf32x3 && !(backward && bucket.pairs == 9);
+  check(has_wide(product, pass, bucket) == wide, "16 columns", product, bucket.pairs);
+  if (!wide) {
+    check(columns(5000, 1, kMostShared) == 8, "columns", product, bucket.pairs);
+    return;
+  }
+  const int eights = backward ? 2 : 1;  // of a group, that it does not run as 16 rows
+  const bool right =
+      columns(8 * eights, 2, kMostShared) == 8 && columns(16 * eights, 1, kMostShared) == 8 &&
+      columns(8 * eights + 1, 2, kMostShared) == 16 &&
+      columns(16 * eights + 1, 1, kMostShared) == 16 && columns(5000, 1, kMostShared) == 16;
+  check(right, "columns", product, bucket.pairs);
+  const int to = bucket.streams ? 8 : backward ? 4 : 3;
+  check(columns(5000, 1, 99 << 10) == (bucket.pairs <= to ? 16 : 8), "columns with little memory",
+        product, bucket.pairs);
+}
 void check_columns() {
   for (const Product product : kProducts)
-    for (const GridBucket& bucket : kGridBuckets) {
-      if (!is_compiled(product, bucket)) continue;
-      const auto columns = [&](int64_t B, int D, size_t shared) {
-        return grid_columns(product, bucket, B, 64, D, 132, shared);
-      };
-      if (!has_wide(product)) {
-        check(columns(5000, 1, kMostShared) == 8, "columns", product, bucket.pairs);
-        continue;
-      }
-      const bool right = columns(8, 1, kMostShared) == 8 && columns(8, 2, kMostShared) == 8 &&
-                         columns(16, 1, kMostShared) == 8 && columns(9, 2, kMostShared) == 16 &&
-                         columns(17, 1, kMostShared) == 16 && columns(5000, 1, kMostShared) == 16;
-      check(right, "columns", product, bucket.pairs);
-      const bool streams_wide = bucket.streams && bucket.pairs <= 8;
-      check(columns(17, 1, 99 << 10) == (bucket.pairs <= 3 || streams_wide ? 16 : 8),
-            "columns with little memory", product, bucket.pairs);
-    }
+    for (const GridBucket& bucket : kGridBuckets)
+      for (const Pass pass : {Pass::forward, Pass::backward})
+        if (is_compiled(product, bucket)) check_columns(product, pass, bucket);
 }
 
 // Every unit has a block that owns it; backward, whole outputs of all parts have their blocks.

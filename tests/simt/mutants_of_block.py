@@ -74,11 +74,11 @@ MUTANTS = {
     ),
     "sums of rows and columns exchanged": Mutant(
         PRODUCT,
-        "(*sums[eight])[tile][k / 2][k % 2] = d[eight]",
-        "(*sums[eight])[tile][k % 2][k / 2] = d[eight]",
+        "(*sums[eight])[sum][k / 2][k % 2] = d[eight]",
+        "(*sums[eight])[sum][k % 2][k / 2] = d[eight]",
     ),
     "sums are not sums": Mutant(
-        PRODUCT, "d[eight][tile][k] = (*sums[eight])[tile][k / 2][k % 2]", "d[eight][tile][k] = 0"
+        PRODUCT, "d[eight][sum][k] = (*sums[eight])[sum][k / 2][k % 2]", "d[eight][sum][k] = 0"
     ),
     "half a quad's sum": Mutant(
         PRODUCT,

@@ -77,7 +77,9 @@ MUTANTS = {
         FORWARD, "first_unit = Self::warp() % kCuts * kUnitsOfWarp;", "first_unit = 0;"
     ),
     "steps of slices of eight rows": Mutant(
-        DRIVER, "(p, context, columns);", "(p, context, kGridColumns);"
+        DRIVER,
+        "(p, context, columns);\n    const int64_t",
+        "(p, context, kGridColumns);\n    const int64_t",
     ),
     # What becomes of a launch whose blocks do not all run at once.
     "nobody loses patience": Mutant(
@@ -240,7 +242,7 @@ MUTANTS = {
     ),
     "gradients lie over what is streamed": Mutant(
         DRIVER,
-        "streamed.first + streamed_part(Pass::backward, p.d, kGridColumns, plan));",
+        "streamed.first + streamed_part(Pass::backward, d, columns, plan));",
         "streamed.first);",
     ),
     "y holds states of odd length": Mutant(

@@ -79,9 +79,25 @@ MUTANTS = {
         BACKWARD, "Gates{dgates_at(tag, turn, part),", "Gates{dgates_at(tag, turn, part / 2 * 2),"
     ),
     "shares of two gates": Mutant(
-        BACKWARD,
-        "(sums[0][half][own] + sums[1][half][own]) + (sums[2][half][own] + sums[3][half][own]);",
-        "sums[0][half][own] + sums[1][half][own];",
+        BACKWARD, "share += sums[2][half][own] + sums[3][half][own];", "share += 0;"
+    ),
+    # Sixteen rows at a time.
+    "shares of the first eight rows twice": Mutant(
+        BACKWARD, "send(of_next_eight, kGridColumns);", "send(sums, kGridColumns);"
+    ),
+    "shares of all rows in the place of eight": Mutant(
+        BACKWARD, "send(of_next_eight, kGridColumns);", "send(of_next_eight, 0);"
+    ),
+    "gradients of sixteen rows in the place of eight": Mutant(
+        BACKWARD, "= dgates_words(kColumns, kPlan", "= dgates_words(kGridColumns, kPlan"
+    ),
+    "memory for gradients of eight rows": Mutant(
+        DRIVER, "dgates_words(columns, plan.width", "dgates_words(kGridColumns, plan.width"
+    ),
+    "steps of slices of eight rows, backward": Mutant(
+        DRIVER,
+        "(p, context, columns);\n    const Streams",
+        "(p, context, kGridColumns);\n    const Streams",
     ),
     "only the last piece of dh": Mutant(
         BACKWARD, "sum = piece == 0 ? share[0] : sum + share[0];", "sum = share[0];"

@@ -347,6 +347,9 @@ int main(int argc, char** argv) {
       check_on.operator()<__half>(80, 3, 1025, Size::brief);
       if (!std::strcmp(variant->name, "simt.grid")) {
         check_on.operator()<__nv_bfloat16>(104, 2, 1550, Size::brief);  // one copy of 16 rows
+        // Wider buckets and what streams, of 16 rows at a time in both passes.
+        check_on.operator()<__half>(24, 3, 270, Size::turns);
+        check_on.operator()<Tf32>(40, 4, 514, Size::turns, 99);
         // Widths that stream, some for each seed.
         if (simt::seed % 2) {
           check_on.operator()<__half>(72, 3, 1030, Size::brief, 99);

@@ -8,11 +8,11 @@
 //
 //   registers   W_hh transposed as fragments: a tile for each gate, a warp 16 of the 128 units
 //               what the next step or rows read, on its way
-//   shared      the gradients of the part's gates as factors, twice: 8 rows come in while others
-//               are multiplied; dc and dh of the cells that the block owns
+//   shared      the gradients of the part's gates as factors, twice: 8 or 16 rows come in while
+//               others are multiplied; dc and dh of the cells that the block owns
 //   L2          gradients of gates, from who owns a cell to the blocks that hold its part;
 //               the parts' shares of dh, from there to who owns the cell; fragments as forward
-//   waits       for both, and one __syncthreads for 8 rows: the gradients are there
+//   waits       for both, and one __syncthreads for 8 or 16 rows: the gradients are there
 //
 // Both are handed on as pairs of word and tag, in two copies that steps use in turns; the tag is
 // the number of the step. Why nobody overwrites what somebody has still to read, for each row of
@@ -46,18 +46,18 @@ struct GridBackward {
   ScanBackward<T> scan;
   GridShare share;
   // Pairs of word and tag, zeros before the launch, for each group, slice and turn:
-  uint32_t* dgates;  // [kGridParts][8 rows][4 gates][units of a part]
-  uint32_t* dh;      // [blocks][kGridParts / 2][kGridCells][2 parts]
+  uint32_t* dgates;  // [kGridParts][columns][4 gates][units of a part]
+  uint32_t* dh;      // [blocks][kGridParts / 2][cells][2 parts]
   Streams streams;
   Waiting waiting;
 };
 
-// Words of 8 rows of all blocks' hands.
-constexpr LF_FN int64_t dgates_words(int width, int size) {
-  return int64_t(kGridColumns) * 4 * width * size / 4 * 2;
+// Words of a turn of all blocks' hands.
+constexpr LF_FN int64_t dgates_words(int columns, int width, int size) {
+  return int64_t(columns) * 4 * width * size / 4 * 2;
 }
-constexpr LF_FN int64_t dh_words(int blocks) {
-  return int64_t(blocks) * kGridParts * kGridCells * 2;
+constexpr LF_FN int64_t dh_words(int blocks, int cells) {
+  return int64_t(blocks) * kGridParts * cells * 2;
 }
 
 // Two words, and behind them their tags.
@@ -67,7 +67,7 @@ __device__ __forceinline__ void poll_pairs(uint32_t (&words)[4], const uint32_t*
   words[0] = word[0], words[1] = word[1], words[2] = tags[0], words[3] = tags[1];
 }
 
-// The gradients of 8 rows of a part, with the tag, into `to` as factors.
+// The gradients of a turn's rows of a part, with the tag, into `to` as factors.
 template <class Self>
 struct PartOfGates {
   static constexpr int kUnits = Self::kPlan.width / kGridParts;
@@ -106,6 +106,7 @@ struct PartOfGates {
 };
 
 // What the parts send to a cell, added up always in the same order. A piece is of two parts.
+template <int kCells>
 struct SharesOfDh {
   const uint32_t* from;  // of the cell
   int parts;             // 0: nothing is wanted
@@ -114,7 +115,7 @@ struct SharesOfDh {
 
   __device__ __forceinline__ bool wanted(int piece) const { return 2 * piece < parts; }
   __device__ __forceinline__ void poll(int piece, uint32_t (&words)[4]) const {
-    poll_pairs(words, from + piece * kGridCells * 4);
+    poll_pairs(words, from + piece * kCells * 4);
   }
   __device__ __forceinline__ bool is_there(int piece, const uint32_t (&words)[4]) const {
     return words[2] == tag && (words[3] == tag || 2 * piece + 1 == parts);
@@ -127,10 +128,10 @@ struct SharesOfDh {
   }
 };
 
-template <class Cell, Product kProduct, int kBucket>
+template <class Cell, Product kProduct, int kBucket, int kColumns>
 __global__ void __launch_bounds__(kGridThreads, 1)
     grid_backward(const __grid_constant__ GridBackward<typename Kind<kProduct>::Storage> p) {
-  using Self = Group<kProduct, Pass::backward, kBucket>;
+  using Self = Group<kProduct, Pass::backward, kBucket, kColumns>;
   using T = typename Self::T;
   using Slice = typename Self::Slice;
   using Gates = PartOfGates<Self>;
@@ -148,8 +149,8 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   ptx::Shared shared;
   unsigned char* now_read = shared.take<unsigned char>(int(kPlan.buffer));
   unsigned char* now_written = shared.take<unsigned char>(int(kPlan.buffer));
-  float* const dh_of_all = shared.take<float>(kPlan.turns * kGridCells);
-  float* const dc_of_all = shared.take<float>(kPlan.turns * kGridCells);
+  float* const dh_of_all = shared.take<float>(kPlan.turns * kPlan.cells);
+  float* const dc_of_all = shared.take<float>(kPlan.turns * kPlan.cells);
   typename Self::Matrix w_hh;
   const auto element = [&](int tile, int row, int k) {
     const int from = part * kUnits + k, to = output + row;
@@ -187,17 +188,18 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   const int64_t group = blockIdx.y + int64_t(gridDim.y) * blockIdx.z;
   const auto hands = [&](uint32_t tag, int turn) { return (group * 2 + tag % 2) * turns + turn; };
   const auto dgates_at = [&](uint32_t tag, int turn, int of_part) {
-    return p.dgates + hands(tag, turn) * dgates_words(kPlan.width, kSize) +
-           of_part * (dgates_words(kPlan.width, kSize) / kGridParts);
+    constexpr int64_t kWords = dgates_words(kColumns, kPlan.width, kSize);
+    return p.dgates + hands(tag, turn) * kWords + of_part * (kWords / kGridParts);
   };
   const auto dh_at = [&](uint32_t tag, int turn, int block, int place) {
-    return p.dh + hands(tag, turn) * dh_words(int(gridDim.x)) +
-           (block * (kGridParts / 2) * kGridCells + place) * 4;
+    return p.dh + hands(tag, turn) * dh_words(int(gridDim.x), kPlan.cells) +
+           (block * (kGridParts / 2) * kPlan.cells + place) * 4;
   };
   const auto take_dh = [&](uint32_t tag, int turn, const StepRows& rows) {
     if (!slice.active(rows)) return;
-    receive<kGridParts / 2>(SharesOfDh{dh_at(tag, turn, int(blockIdx.x), int(threadIdx.x)), parts,
-                                       tag, dh_of_all[Slice::place(turn)]},
+    using Shares = SharesOfDh<kPlan.cells>;
+    receive<kGridParts / 2>(Shares{dh_at(tag, turn, int(blockIdx.x), int(threadIdx.x)), parts, tag,
+                                   dh_of_all[Slice::place(turn)]},
                             p.waiting);
   };
 
@@ -256,22 +258,33 @@ __global__ void __launch_bounds__(kGridThreads, 1)
     now_written = now_read, now_read = written;
     __syncthreads();
 
-    Sums<kProduct> sums = {};
-    w_hh.template multiply_add<kPlan.pitch, kSlab>(now_read, sums);
+    const auto send = [&](const auto& sums, int first_column) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
+      for (int half = 0; half < 2; ++half)
 #pragma unroll
-      for (int own = 0; own < kOwn<kProduct>; ++own) {
-        const int unit = Self::lane() / 4 + half * 8;
-        const int column = Self::lane() % 4 * kOwn<kProduct> + own;
-        const float share =
-            (sums[0][half][own] + sums[1][half][own]) + (sums[2][half][own] + sums[3][half][own]);
-        uint32_t* const to = dh_at(tag, turn, output / kGridUnits, grid_place(unit, column)) +
-                             part / 2 * (kGridCells * 4) + part % 2 * 2;
-        uint32_t word;
-        std::memcpy(&word, &share, sizeof word);
-        if (output + unit < H && column < rows) ptx::publish_tagged(to, word, tag);
-      }
+        for (int own = 0; own < kOwn<kProduct>; ++own) {
+          const int unit = Self::lane() / 4 + half * 8;
+          const int column = first_column + Self::lane() % 4 * kOwn<kProduct> + own;
+          float share = sums[0][half][own] + sums[1][half][own];
+          if constexpr (std::extent_v<std::remove_cvref_t<decltype(sums)>> == kTiles)
+            share += sums[2][half][own] + sums[3][half][own];
+          uint32_t* const to = dh_at(tag, turn, output / kGridUnits, grid_place(unit, column)) +
+                               part / 2 * (kPlan.cells * 4) + part % 2 * 2;
+          uint32_t word;
+          std::memcpy(&word, &share, sizeof word);
+          if (output + unit < H && column < rows) ptx::publish_tagged(to, word, tag);
+        }
+    };
+    if constexpr (kColumns == kGridColumns) {
+      Sums<kProduct> sums = {};
+      w_hh.template multiply_add<kPlan.pitch, kSlab>(now_read, sums);
+      send(sums, 0);
+    } else {  // two gates to a sum, so that there are no more
+      Sums<kProduct, 2> sums = {}, of_next_eight = {};
+      w_hh.template multiply_add<kPlan.pitch, kSlab>(now_read, sums, of_next_eight);
+      send(sums, 0);
+      send(of_next_eight, kGridColumns);
+    }
   };
 
   load_turn(now, slice.steps - 1, 0);

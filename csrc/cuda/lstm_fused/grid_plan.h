@@ -2,7 +2,7 @@
 // without a GPU (tests/csrc/grid_plan_check.cpp).
 //
 // A group of blocks holds W_hh of one direction, 16 hidden units a block, and runs a slice of the
-// batch, 8 or forward also 16 rows at a time. Groups never wait for each other.
+// batch, 8 or 16 rows at a time. Groups never wait for each other.
 #pragma once
 
 #include "cuda/lstm_fused/product_plan.h"
@@ -22,30 +22,31 @@ constexpr int kMostRows = 112;
 
 // Widths of W_hh that kernels are compiled for, in pairs of fragments a tile and warp (a pair of
 // eight warps: 256 factors in 16 bits, 128 in float32), and how many fragments registers hold,
-// forward, backward and forward with 16 columns, where tiles are half as many and twice as long:
-// the most without a spill on any of the architectures, of tf32x3 in pairs (two more forward at H =
-// 512 and backward at 384 spill 8 and 16 bytes on sm_100). 0: there is no kernel.
+// forward and backward with 8 columns, and the same with 16, where forward tiles are half as many
+// and twice as long: the most without a spill on any of the architectures, of tf32x3 in pairs (two
+// more forward at H = 512 and backward at 384 spill 8 and 16 bytes on sm_100). 0: there is no
+// kernel.
 //
 // Where a group cannot hold W_hh, or a GPU's blocks have too little shared memory for the others,
 // there are kernels that stream: what neither registers nor shared memory hold comes out of L2 in
 // every turn. These decide at run time how much shared memory keeps, so that one serves all GPUs.
 struct GridBucket {
   int pairs;
-  int half[3], tf32[3], tf32x3[2];
+  int half[4], tf32[4], tf32x3[4];
   bool streams = false;
 };
 constexpr GridBucket kGridBuckets[] = {
-    {1, {2, 2, 4}, {2, 2, 4}, {2, 2}},      // H to 256, and 128 in float32
-    {2, {4, 4, 8}, {4, 4, 8}, {4, 4}},      // 512, 256
-    {3, {6, 6, 12}, {6, 6, 12}, {6, 2}},    // 768, 384
-    {4, {8, 8, 16}, {8, 8, 16}, {4, 4}},    // 1024, 512
-    {6, {10, 8, 20}, {10, 8, 20}, {6, 6}},  // 1536, 768
-    {8, {9, 8, 20}, {9, 8, 18}, {6, 6}},    // 2048, 1024
-    {9, {9, 8, 20}, {9, 7, 20}, {}},        // 2304, 1152
+    {1, {2, 2, 4, 2}, {2, 2, 4, 2}, {2, 2}},      // H to 256, and 128 in float32
+    {2, {4, 4, 8, 4}, {4, 4, 8, 4}, {4, 4}},      // 512, 256
+    {3, {6, 6, 12, 6}, {6, 6, 12, 6}, {6, 2}},    // 768, 384
+    {4, {8, 8, 16, 8}, {8, 8, 16, 8}, {4, 4}},    // 1024, 512
+    {6, {10, 8, 20, 8}, {10, 8, 20, 7}, {6, 6}},  // 1536, 768
+    {8, {9, 8, 20, 8}, {9, 8, 18, 7}, {6, 6}},    // 2048, 1024
+    {9, {9, 8, 20}, {9, 7, 20}, {}},              // 2304, 1152
     // These stream:
-    {8, {8, 6, 16}, {8, 6, 16}, {6, 4}, true},  // 2048, 1024
-    {12, {}, {8, 6, 16}, {6, 4}, true},         // 1536 in float32
-    {16, {}, {8, 6, 16}, {6, 4}, true},         // 2048 in float32
+    {8, {8, 6, 16, 6}, {8, 6, 16, 6}, {6, 4}, true},  // 2048, 1024
+    {12, {}, {8, 6, 16, 6}, {6, 4}, true},            // 1536 in float32
+    {16, {}, {8, 6, 16, 6}, {6, 4}, true},            // 2048 in float32
 };
 
 // Forward, a block holds its units' rows of W_hh, and its warps share their terms: with 8 columns
@@ -80,12 +81,12 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
                              size_t most_shared) {
   GridPlan plan{};
   const bool forward = pass == Pass::forward;
-  const int wide = columns / kGridColumns;
+  const int wide = columns / kGridColumns, cuts = forward ? wide : 1;
   plan.width = kGridWarps * 2 * bucket.pairs * kFragmentBytes / factor_size(product);
-  plan.shares = kGridWarps / wide;
-  plan.tiles = kTiles / wide;
-  plan.slices = 2 * bucket.pairs * wide;
-  const int which = wide > 1 ? 2 : int(pass);
+  plan.shares = kGridWarps / cuts;
+  plan.tiles = kTiles / cuts;
+  plan.slices = 2 * bucket.pairs * cuts;
+  const int which = int(pass) + (wide > 1 ? 2 : 0);
   plan.held = product == Product::tf32x3 ? bucket.tf32x3[which]
               : product == Product::tf32 ? bucket.tf32[which]
                                          : bucket.half[which];
@@ -181,16 +182,21 @@ constexpr GridCut grid_cut(long long B, int blocks, int D, int multiprocessors,
   return cut;
 }
 
-// Whether there are kernels for 16 columns. tf32x3 has twice the sums, and registers for 8 alone.
-constexpr bool has_wide(Product product) { return product != Product::tf32x3; }
+// Whether there is a kernel for 16 columns. tf32x3 has twice the sums, and registers for 8 alone;
+// backward at H = 2304 shared memory does not hold both fragments and twice 16 rows.
+constexpr bool has_wide(Product product, Pass pass, const GridBucket& bucket) {
+  return grid_plan(product, pass, bucket, kGridWide, kMostShared).held > 0;
+}
 
-// Columns that forward runs at a time, with at most `shared` bytes a block: 16 where a group has
-// more than 8 rows.
-constexpr int grid_columns(Product product, const GridBucket& bucket, long long B, int blocks,
-                           int D, int multiprocessors, size_t shared) {
-  const bool fits = has_wide(product) &&
-                    grid_plan(product, Pass::forward, bucket, kGridWide, shared).shared <= shared;
-  return fits && grid_cut(B, blocks, D, multiprocessors).turns > 1 ? kGridWide : kGridColumns;
+// Columns at a time, with at most `shared` bytes a block: 16 where a group has more than 8 rows,
+// backward more than 16. There a step has two trips through L2: those of one turn of 16 rows would
+// stand alone, where those of one of two turns of 8 hide behind the products of the other.
+constexpr int grid_columns(Product product, Pass pass, const GridBucket& bucket, long long B, int D,
+                           long long H, int multiprocessors, size_t shared) {
+  const bool fits = has_wide(product, pass, bucket) &&
+                    grid_plan(product, pass, bucket, kGridWide, shared).shared <= shared;
+  const GridCut cut = grid_cut(B, grid_blocks(pass, H), D, multiprocessors);
+  return fits && cut.turns > (pass == Pass::forward ? 1 : 2) ? kGridWide : kGridColumns;
 }
 
 // Calls launch(first_row, first_direction, cut) for all launches that a layer takes, one after the

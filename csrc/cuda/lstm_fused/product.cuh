@@ -31,6 +31,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cuda/lstm_fused/product_plan.h"
 #include "cuda/lstm_fused/ptx.cuh"
@@ -158,16 +159,17 @@ class Fragments {
   }
 
   // Adds the products to the sums. The columns of tile t are rows of factors, kPitch bytes apart,
-  // from columns + t * kSlab on. With mma.sync, more sums are of as many columns more each.
-  template <int kPitch, int kSlab, class... MoreSums>
-  __device__ __forceinline__ void multiply_add(const unsigned char* columns, Sums& sums,
+  // from columns + t * kSlab on. With mma.sync, more sums are of as many columns more each, and
+  // fewer than tiles where tiles are terms of the same ones: tile t adds to sums t % their number.
+  template <int kPitch, int kSlab, class FirstSums, class... MoreSums>
+  __device__ __forceinline__ void multiply_add(const unsigned char* columns, FirstSums& sums,
                                                MoreSums&... more) const {
     if constexpr (kProduct == Product::ieee)
       multiply_plainly<kPitch, kSlab>(columns, sums, more...);
     else if constexpr (kProduct == Product::tf32x3)
       multiply_in_parts<kPitch, kSlab>(columns, sums, more...);
     else
-      multiply_by_mma<kPitch, kSlab>(columns, {&sums, &more...});
+      multiply_by_mma<kPitch, kSlab, FirstSums, 1 + sizeof...(more)>(columns, {&sums, &more...});
   }
 
  private:
@@ -257,18 +259,19 @@ class Fragments {
     return int(threadIdx.x % 8 * kPitch + threadIdx.x % 32 / 8 * 16);
   }
 
-  template <int kPitch, int kSlab, int kEights>
+  template <int kPitch, int kSlab, class SomeSums, int kEights>
   __device__ __forceinline__ void multiply_by_mma(const unsigned char* columns,
-                                                  Sums* const (&sums)[kEights]) const {
-    static_assert(kSlices % 2 == 0);
+                                                  SomeSums* const (&sums)[kEights]) const {
+    constexpr int kSums = std::extent_v<SomeSums>;
+    static_assert(kSlices % 2 == 0 && kWarpTiles % kSums == 0);
     columns += place_of_lane<kPitch>();
-    float d[kEights][kWarpTiles][4];
+    float d[kEights][kSums][4];
 #pragma unroll
     for (int eight = 0; eight < kEights; ++eight)
 #pragma unroll
-      for (int tile = 0; tile < kWarpTiles; ++tile)
+      for (int sum = 0; sum < kSums; ++sum)
 #pragma unroll
-        for (int k = 0; k < 4; ++k) d[eight][tile][k] = (*sums[eight])[tile][k / 2][k % 2];
+        for (int k = 0; k < 4; ++k) d[eight][sum][k] = (*sums[eight])[sum][k / 2][k % 2];
     const auto add_pair = [&](int slice, auto fragment_of) {
       uint32_t b[kEights][4];
 #pragma unroll
@@ -284,7 +287,7 @@ class Fragments {
           fragment_of(a, tile, slice + half);
 #pragma unroll
           for (int eight = 0; eight < kEights; ++eight)
-            Kind<kProduct>::multiply(d[eight][tile], a,
+            Kind<kProduct>::multiply(d[eight][tile % kSums], a,
                                      {b[eight][2 * half], b[eight][2 * half + 1]});
         }
       }
@@ -301,9 +304,9 @@ class Fragments {
 #pragma unroll
     for (int eight = 0; eight < kEights; ++eight)
 #pragma unroll
-      for (int tile = 0; tile < kWarpTiles; ++tile)
+      for (int sum = 0; sum < kSums; ++sum)
 #pragma unroll
-        for (int k = 0; k < 4; ++k) (*sums[eight])[tile][k / 2][k % 2] = d[eight][tile][k];
+        for (int k = 0; k < 4; ++k) (*sums[eight])[sum][k / 2][k % 2] = d[eight][sum][k];
   }
 
   template <int kPitch, int kSlab>
