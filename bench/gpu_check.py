@@ -56,7 +56,7 @@ STAGES = (
     Stage("build", "stamp of the machine and the sources, build for this GPU", 0.6),
     Stage("twins", "every probe of ptx.cuh on the GPU and on the CPU, bit by bit", 0.3, True),
     Stage("tests", "pytest -m gpu: every variant against float64, streams, graphs", 0.7),
-    Stage("stress", "10000 launches of each variant with equal bits", 0.4),
+    Stage("stress", "2000 launches of each variant with each shape with equal bits", 0.4),
     Stage("sanitizer", "compute-sanitizer's four tools over tiny grids", 0.6, True),
     Stage("micro", "microbenchmarks that the kernels' design rests on", 0.4, True),
     Stage("scans", "each scan alone, us a step, and without some of its parts", 0.4, True),

@@ -5,7 +5,8 @@ launches, megabytes of weights that are read, and steps of time. A step is turns
 a batch; each is a product and what stands around it, and while one waits for what other blocks
 send, the others multiply. In microseconds:
 
-    turn = costs.turn + millions of multiply-adds * product + megabytes of fragments * fragments
+    turn = costs.turn + millions of multiply-adds * product
+         + megabytes of fragments * fragments + megabytes of streamed ones * streamed
     step = the longer one of  wait + turn  and  turns * turn
     work = launches * launch + megabytes * read + steps * step
 
@@ -38,9 +39,6 @@ NATIVE = "torch.native"
 # the products of csrc/cuda/lstm_fused/product_plan.h; float64, as products of torch have it, takes
 # as long as float32 without tensor cores.
 RELATIVE = {"bf16": 1.0, "f16": 1.0, "tf32": 2.0, "tf32x3": 6.0, "ieee": 10.0}
-# What a byte of fragments takes that comes out of L2, relative to one from shared memory: 32 KB of
-# them are on their way at once, for some 800 clocks, 41 bytes a clock instead of 128.
-FROM_L2 = 3.0
 
 
 class Costs(NamedTuple):
@@ -52,6 +50,7 @@ class Costs(NamedTuple):
     turn: float  # a turn of a step beside its product: cells, sums, barriers
     product: float  # a million multiply-adds of a turn on one multiprocessor, in 16 bits
     fragments: float  # a megabyte of weights that a turn reads out of shared memory
+    streamed: float  # a megabyte of weights that a turn reads out of L2
     measured: str | None  # the result file that it was fitted to; None: it is predicted
 
 
@@ -72,6 +71,7 @@ class Layer(NamedTuple):
     packed: bool  # taken as if all sequences were as long as the longest
     multiprocessors: int
     products_tf32: bool | None = None  # the same of other products of torch; None: as in scans
+    shared: int = 227 << 10  # bytes of shared memory that a block may have: of an H100
 
     @property
     def output_size(self) -> int:
@@ -87,7 +87,8 @@ class Work(NamedTuple):
     steps: int = 0
     turns: Sequence[int] = ()  # of each share of the batch; shares run one after the other
     millions: float = 0.0  # of multiply-adds of a turn on a multiprocessor, as in 16 bits
-    fragments: float = 0.0  # megabytes, of L2 so many times as many
+    fragments: float = 0.0  # megabytes of each multiprocessor
+    streamed: float = 0.0  # megabytes of each multiprocessor
 
 
 def price(work: Work, costs: Costs) -> float:
@@ -97,7 +98,8 @@ def price(work: Work, costs: Costs) -> float:
 
 def counts(work: Work, costs: Costs) -> list[float]:
     """How often a work has each of TERMS to wait for."""
-    turn = costs.turn + work.millions * costs.product + work.fragments * costs.fragments
+    turn = costs.turn + work.millions * costs.product
+    turn += work.fragments * costs.fragments + work.streamed * costs.streamed
     idle = [costs.wait + turn > turns * turn for turns in work.turns]
     waits = work.steps * sum(idle)
     turns = work.steps * sum(1 if i else n for i, n in zip(idle, work.turns, strict=True))
@@ -108,6 +110,7 @@ def counts(work: Work, costs: Costs) -> list[float]:
         turns,
         turns * work.millions,
         turns * work.fragments,
+        turns * work.streamed,
     ]
 
 
@@ -162,6 +165,7 @@ def scan(name: str, layer: Layer, backward: bool) -> Work | None:
         layer.hidden_size,
         layer.directions,
         layer.multiprocessors,
+        layer.shared,
     )
     if found is None:
         return None
@@ -173,7 +177,8 @@ def scan(name: str, layer: Layer, backward: bool) -> Work | None:
         layer.T,
         turns,
         multiply_adds * RELATIVE[product] / 1e6,
-        (fragments + FROM_L2 * streamed) / 1e6,
+        fragments / 1e6,
+        streamed / 1e6,
     )
 
 

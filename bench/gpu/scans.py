@@ -34,7 +34,8 @@ GRID += [
     "bf16:256,64,2048,1",
 ]
 GRID += ["fp16:1024,16,768,1", "tf32:512,16,512,1", "fp32:512,16,512,1", "fp32:512,8,1024,1"]
-GRID += ["tf32:256,8,1536,1", "tf32:256,32,1536,1", "tf32:256,8,2048,1", "fp32:256,8,1536,1"]
+STREAMED = ["tf32:256,8,1536,1", "tf32:256,32,1536,1", "tf32:256,8,2048,1", "fp32:256,8,1536,1"]
+GRID += STREAMED
 FEW = ["bf16:1024,16,768,1", "bf16:512,64,1024,1", "bf16:512,256,1024,1", "bf16:512,1,512,1"]
 BLOCK = ["bf16:1024,64,128,1", "tf32:1024,64,128,1", "bf16:1024,8,64,1", "fp16:1024,32,160,1"]
 CLUSTER = ["bf16:1024,8,256,1", "bf16:1024,64,256,1", "bf16:512,8,512,1", "bf16:512,64,512,1"]
@@ -127,6 +128,7 @@ NOTHING_AHEAD = [
         "plan.copies = !forward || (ahead && false) ? 2 : 1;",
     )
 ]
+NOTHING_STREAMED = [Edit("product.cuh", "= *in_l2(tile, slice + k);", "= {1, 1, 1, 1};")]
 PARTS = {
     "nobody waits": NOBODY_WAITS,
     "nothing comes": NOTHING_COMES,
@@ -142,6 +144,9 @@ SCANS = [
 ]
 SCANS += [
     Scan("grid.cu", "cuda_grid", f"cuda.grid ({part})", FEW, edits) for part, edits in PARTS.items()
+]
+SCANS += [
+    Scan("grid.cu", "cuda_grid", "cuda.grid (nothing streamed)", STREAMED, NOTHING_STREAMED),
 ]
 
 

@@ -1,6 +1,6 @@
 // cuda.grid: all steps of a layer in one launch, W_hh of a direction in the registers and shared
-// memory of a group of blocks, who hand states and gradients to each other (grid_forward.cuh,
-// grid_backward.cuh).
+// memory of a group of blocks, or what of it fits there, and states and gradients handed from block
+// to block (grid_forward.cuh, grid_backward.cuh).
 //
 // The products over all rows are left to the caller. The host never waits for the device. Launches
 // of a device take turns; what a captured graph must not run beside says dev::launch_in_turn, and
@@ -74,7 +74,7 @@ size_t streamed_part(Pass pass, const Dims& d, int columns, const GridPlan& plan
   return blocks * of_block;
 }
 
-Streams streams(const Dims& d, const Context& context, const GridPlan& plan) {
+StreamedOfAll streamed_of(const Dims& d, const Context& context, const GridPlan& plan) {
   return {static_cast<unsigned char*>(context.workspace) + steps_part(d) + kWordPart,
           streamed_bytes(plan), plan.kept};
 }
@@ -161,7 +161,7 @@ struct GridFamily {
                             : grid_forward<CellType, kProduct, kBucket, kGridColumns>;
     const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, columns);
     const int64_t bytes = state_bytes(d, p.dtype);
-    const Streams streamed = streams(d, context, plan);
+    const StreamedOfAll streamed = streamed_of(d, context, plan);
     unsigned char* const handed_on =
         streamed.first + streamed_part(Pass::forward, d, columns, plan);
     const Exchange exchange =
@@ -184,7 +184,7 @@ struct GridFamily {
                             ? grid_backward<CellType, kProduct, kBucket, kMost>
                             : grid_backward<CellType, kProduct, kBucket, kGridColumns>;
     const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, columns);
-    const Streams streamed = streams(d, context, plan);
+    const StreamedOfAll streamed = streamed_of(d, context, plan);
     uint32_t* const dgates = reinterpret_cast<uint32_t*>(
         streamed.first + streamed_part(Pass::backward, d, columns, plan));
     const Waiting waits = waiting(d, context);
@@ -207,9 +207,11 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
                : "in 16 bits H must be at most 2304, so that a group of blocks can hold W_hh";
   const dev::Limits limits = dev::limits();
   if (grid_bucket_of(product, d.H, limits.shared) < 0)
-    return "a block's part of W_hh needs more shared memory than a block of this GPU has";
+    return "beyond H of 2048 a block needs more shared memory than a block of this GPU has";
   if (grid_blocks(Pass::backward, d.H) > limits.multiprocessors)
-    return "H must be at most 128 for every 8 multiprocessors of this GPU, which must hold W_hh";
+    return "H must be at most 128 for every 8 multiprocessors of this GPU, as a group's blocks "
+           "must "
+           "all run at once";
   return nullptr;
 }
 

@@ -35,7 +35,7 @@ std::string_view name_of(Product product) {
 }
 
 std::optional<ScanWork> block_work(const ScanQuestion& q, Product product) {
-  const int place = bucket_of(product, q.H, kMostShared);
+  const int place = bucket_of(product, q.H, q.shared);
   if (place < 0) return {};
   const Bucket& bucket = kBuckets[place];
   const BlockPlan plan = block_plan(product, pass_of(q), bucket);
@@ -55,12 +55,12 @@ int clusters_at_once(int blocks, int multiprocessors) {
 }
 
 std::optional<ScanWork> cluster_work(const ScanQuestion& q, Product product) {
-  const int place = cluster_bucket_of(product, q.H, kMostShared);
+  const int place = cluster_bucket_of(product, q.H, q.shared);
   if (place < 0) return {};
   const ClusterBucket& bucket = kClusterBuckets[place];
   const ClusterPlan plan = cluster_plan(product, pass_of(q), bucket);
   const int at_once = clusters_at_once(cluster_blocks(bucket, q.H), q.multiprocessors);
-  const ClusterCut cut = cluster_cut(q.B, q.D, at_once, most_turns(plan, kMostShared));
+  const ClusterCut cut = cluster_cut(q.B, q.D, at_once, most_turns(plan, q.shared));
   const int64_t waves = ceil_div(int64_t(cut.slices) * q.D, at_once);
   return ScanWork{1, std::vector<int>(size_t(waves), cut.turns),
                   multiply_adds(bucket.units, bucket.width, kClusterColumns),
@@ -68,13 +68,13 @@ std::optional<ScanWork> cluster_work(const ScanQuestion& q, Product product) {
 }
 
 std::optional<ScanWork> grid_work(const ScanQuestion& q, Product product) {
-  const int place = grid_bucket_of(product, q.H, kMostShared);
+  const int place = grid_bucket_of(product, q.H, q.shared);
   if (place < 0 || grid_blocks(Pass::backward, q.H) > q.multiprocessors) return {};
   const GridBucket& bucket = kGridBuckets[place];
   const int blocks = grid_blocks(pass_of(q), q.H);
   const int columns =
-      grid_columns(product, pass_of(q), bucket, q.B, q.D, q.H, q.multiprocessors, kMostShared);
-  const GridPlan plan = grid_plan(product, pass_of(q), bucket, columns, kMostShared);
+      grid_columns(product, pass_of(q), bucket, q.B, q.D, q.H, q.multiprocessors, q.shared);
+  const GridPlan plan = grid_plan(product, pass_of(q), bucket, columns, q.shared);
   ScanWork work{0,
                 {},
                 multiply_adds(kGridUnits, plan.width, columns),

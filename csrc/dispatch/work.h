@@ -19,6 +19,7 @@ struct ScanQuestion {
   int64_t B, H;
   int D;
   int multiprocessors;
+  size_t shared;  // bytes of shared memory that a block may have
 };
 
 struct ScanWork {
@@ -28,7 +29,7 @@ struct ScanWork {
   std::vector<int> turns;
   double multiply_adds;           // of a turn's product, on one multiprocessor
   size_t fragments;               // bytes of W_hh that it reads out of shared memory for that
-  size_t streamed = 0;            // and out of L2
+  size_t streamed = 0;            // and out of L2 (grid_plan.h)
   std::string_view product = {};  // Product's name (product_plan.h)
 };
 

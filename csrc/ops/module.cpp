@@ -34,9 +34,9 @@ py::object why_not(int index, int dtype, bool tf32, int64_t T, int64_t B, int64_
 }
 
 py::object scan_work(const std::string& variant, bool backward, int dtype, bool tf32, int64_t B,
-                     int64_t H, int D, int multiprocessors) {
+                     int64_t H, int D, int multiprocessors, size_t shared) {
   const auto work =
-      lf::scan_work({variant, backward, lf::DType(dtype), tf32, B, H, D, multiprocessors});
+      lf::scan_work({variant, backward, lf::DType(dtype), tf32, B, H, D, multiprocessors, shared});
   if (!work) return py::none();
   return py::make_tuple(work->launches, work->turns, work->multiply_adds, work->fragments,
                         work->streamed, work->product);
@@ -87,10 +87,10 @@ PYBIND11_MODULE(_C, m) {
         py::arg("dtype"), py::arg("tf32"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"),
         py::arg("D"));
   m.def("scan_work", &scan_work,
-        "What a scan asks of a GPU with so many multiprocessors (dispatch/work.h): launches, turns "
-        "of each share, multiply-adds of a turn, bytes of fragments, kind of product; or None.",
+        "What a scan asks of a GPU (dispatch/work.h): launches, turns of each share, multiply-adds "
+        "of a turn, bytes of fragments, kept and streamed, kind of product; or None.",
         py::arg("variant"), py::arg("backward"), py::arg("dtype"), py::arg("tf32"), py::arg("B"),
-        py::arg("H"), py::arg("D"), py::arg("multiprocessors"));
+        py::arg("H"), py::arg("D"), py::arg("multiprocessors"), py::arg("shared"));
   m.def("build_info", &build_info, "Compiler, OpenMP and CUDA toolkit that built this module.");
   m.def("omp_info", &omp_info, "The OpenMP runtime that the CPU kernels use.");
   if (!lf::ops::add_direct_functions(m.ptr())) throw py::error_already_set();

@@ -74,6 +74,8 @@ HEADS = {
     "cuda.grid.bf16.t512b8h1024d1.forward": 1.45,
     "cuda.grid.bf16.t512b64h1024d1.forward": 2.2,  # two turns of 16 rows
     "cuda.grid.bf16.t512b8h1024d1.backward": 2.0,
+    "cuda.grid.tf32.t256b8h1536d1.forward": 5.9,
+    "cuda.grid.tf32.t256b8h2048d1.forward": 9.4,
     "cuda.block.bf16.t1024b64h128d1.forward": 0.57,
     "cuda.block.bf16.t1024b64h128d1.backward": 0.63,
 }

@@ -84,7 +84,7 @@ Values perhaps(Random& random, int64_t n, double limit) {
 // hidden sizes of which each takes long. turns: rows for several turns of a cluster
 // (csrc/cuda/lstm_fused/cluster_plan.h), of which some begin or end before others, and steps for
 // each to use its barriers again.
-enum class Size { small, large, long_, many, brief, turns, step };
+enum class Size { small, large, long_, many, brief, both, turns, step };
 
 // W: what weights are given in.
 template <class T, class W>
@@ -102,6 +102,7 @@ Problem make_problem(Random& random, int64_t H, Size size) {
           : size == Size::brief ? 7
           : size == Size::turns ? 8
           : size == Size::step  ? 9
+          : size == Size::both  ? 10
           : size == Size::large ? random.from_to(3, 4)
                                 : random.from_to(0, 3)) {
     case 0:  // At most 64 rows, which are multiplied by weights as they are.
@@ -132,6 +133,9 @@ Problem make_problem(Random& random, int64_t H, Size size) {
     case 9:  // Terms for all lanes of one warp or of several, in whole packs or not.
       d.B = random.one_in(3) ? 1 : random.from_to(2, 16), d.T = 1;
       p.I = random.one_in(2) ? 8 * random.from_to(1, 150) : random.from_to(1, 150);
+      break;
+    case 10:  // A few rows, and both directions.
+      d.B = random.from_to(3, 8), d.T = random.from_to(2, 3), d.D = 2;
       break;
     default:
       d.B = random.from_to(6, 12), d.T = random.from_to(60, 120);

@@ -11,12 +11,12 @@ import torch
 
 import lstm_fused
 from lstm_fused import costs, dispatch, layer
-from lstm_fused.costs import Costs
+from lstm_fused.costs import TERMS, Costs
 from lstm_fused.dispatch import Case, Refused, choose, variant
 from lstm_fused.explained import case_of, explain
 
 CASE = Case(128, device="cuda", dtype=torch.bfloat16)
-FREE = Costs(0, 0, 0, 0, 0, 0, None)
+FREE = Costs(*[0] * len(TERMS), None)
 
 pytestmark = pytest.mark.skipif(
     lstm_fused.build_info() is None, reason="the plans' numbers are not built"
@@ -35,7 +35,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     monkeypatch.setattr(dispatch, "PROVEN", ("cuda.block", "cuda.grid", "cuda.step"))
     monkeypatch.setattr(dispatch, "why_not", why_not)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    properties = SimpleNamespace(multi_processor_count=132)
+    properties = SimpleNamespace(
+        multi_processor_count=132,
+        shared_memory_per_block=48 << 10,
+        shared_memory_per_block_optin=227 << 10,
+    )
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     dispatch._fastest.cache_clear()
     yield refusals

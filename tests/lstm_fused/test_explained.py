@@ -8,7 +8,7 @@ import torch
 import lstm_fused
 from lstm_fused import dispatch
 from lstm_fused.dispatch import variant, variants
-from lstm_fused.explained import explain
+from lstm_fused.explained import ABOUT, explain
 
 
 def test_explain_names_every_variant_once_and_chooses_one() -> None:
@@ -48,3 +48,7 @@ def test_explain_of_an_unfit_dtype_chooses_the_composite() -> None:
     text = explain(lstm_fused.Case(hidden_size=8, dtype=torch.complex64))
     assert "torch.composite  chosen" in text
     assert "not in torch.complex64" in text
+
+
+def test_every_variant_of_ours_is_told_of() -> None:
+    assert list(ABOUT) == [name for name in dispatch.names() if not dispatch.was_added(name)]

@@ -216,7 +216,7 @@ MUTANTS = {
         GROUP, "all.first + block * int64_t(all.block)", "all.first"
     ),
     "groups stream from one place": Mutant(
-        GROUP, "= group * gridDim.x + blockIdx.x;", "= blockIdx.x;", "thread"
+        GROUP, "= group() * gridDim.x + blockIdx.x;", "= blockIdx.x;"
     ),
     "what is streamed is left out": Mutant(
         PRODUCT, "int slice = end; slice < kSlices;", "int slice = end; slice < end;"
@@ -225,7 +225,7 @@ MUTANTS = {
         PRODUCT, "int slice = end; slice < kSlices;", "int slice = kHeld; slice < kSlices;"
     ),
     "all of a round is its first slice": Mutant(
-        PRODUCT, "= *stream(tile, slice + k);", "= *stream(tile, slice);"
+        PRODUCT, "= *in_l2(tile, slice + k);", "= *in_l2(tile, slice);"
     ),
     "what is streamed begins behind what is kept": Mutant(
         PRODUCT, "(slice - kHeld - streamed_.kept) *", "(slice - kHeld) *"

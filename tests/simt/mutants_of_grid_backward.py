@@ -96,8 +96,8 @@ MUTANTS = {
     ),
     "steps of slices of eight rows, backward": Mutant(
         DRIVER,
-        "(p, context, columns);\n    const Streams",
-        "(p, context, kGridColumns);\n    const Streams",
+        "(p, context, columns);\n    const StreamedOfAll",
+        "(p, context, kGridColumns);\n    const StreamedOfAll",
     ),
     "only the last piece of dh": Mutant(
         BACKWARD, "sum = piece == 0 ? share[0] : sum + share[0];", "sum = share[0];"

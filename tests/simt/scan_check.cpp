@@ -323,8 +323,10 @@ int main(int argc, char** argv) {
       // Three turns of 16 rows, which end and begin at different steps.
       check_on.operator()<__nv_bfloat16>(8, 2, 120, Size::turns);
       check_on.operator()<Tf32>(9, 4, 126, Size::turns);
-      // What a block has no memory for comes out of L2: of 8 and of 16 rows at a time.
-      check_on.operator()<float>(56, 0, 390, Size::brief, 99);
+      // What a block has no memory for comes out of L2: for two groups at once and one after the
+      // other, of 8 rows at a time and forward of 16.
+      check_on.operator()<float>(56, 0, 390, Size::both, 99);
+      check_on.operator()<Tf32>(40, 4, 514, Size::both, 99);
       check_on.operator()<Tf32>(40, 4, 514, Size::brief, 99);
     }
     if (!std::strcmp(variant->name, "simt.cluster")) {
@@ -353,9 +355,10 @@ int main(int argc, char** argv) {
         // Widths that stream, some for each seed.
         if (simt::seed % 2) {
           check_on.operator()<__half>(72, 3, 1030, Size::brief, 99);
-          check_on.operator()<Tf32>(80, 4, 1170, Size::brief);
+          check_on.operator()<Tf32>(80, 4, 1170, Size::both);
         } else {
-          check_on.operator()<Tf32>(104, 4, 1540, Size::brief);
+          check_on.operator()<__nv_bfloat16>(72, 2, 1030, Size::both, 99);
+          check_on.operator()<Tf32>(104, 4, 1540, Size::both);
         }
       }
       check_on.operator()<float>(64, 0, 1024, Size::brief);

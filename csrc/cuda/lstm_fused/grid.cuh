@@ -28,7 +28,7 @@ struct GridCell {
 };
 
 // Where the blocks of a launch stream from, and what shared memory keeps (grid_plan.h).
-struct Streams {
+struct StreamedOfAll {
   unsigned char* first;  // blocks that have nothing to stream need none
   size_t block;          // bytes of a block
   int kept;
@@ -46,10 +46,13 @@ struct Group {
   using Matrix = Fragments<kProduct, kGridThreads, kPlan.slices, kPlan.held, kPlan.tiles,
                            kGridBuckets[kBucket].streams ? streamed_at_once(kPlan.tiles) : 0>;
 
-  static __device__ __forceinline__ Streamed streamed(const Streams& all) {
+  // Of the launch.
+  static __device__ __forceinline__ int64_t group() {
+    return blockIdx.y + int64_t(gridDim.y) * blockIdx.z;
+  }
+  static __device__ __forceinline__ Streamed streamed(const StreamedOfAll& all) {
     if (!kGridBuckets[kBucket].streams) return {nullptr, kPlan.kept};
-    const int64_t group = blockIdx.y + int64_t(gridDim.y) * blockIdx.z;
-    const int64_t block = group * gridDim.x + blockIdx.x;
+    const int64_t block = group() * gridDim.x + blockIdx.x;
     return {reinterpret_cast<uint4*>(all.first + block * int64_t(all.block)), all.kept};
   }
 
@@ -122,7 +125,7 @@ constexpr unsigned kLooksBetween = 64, kLooksBefore = 8;
 // starts late, where others have overwritten what it waits for. Every block runs to its end, so no
 // barrier lacks a thread and nothing that is handed on stays absent. A load that finds nothing
 // costs 8 looks and a question, some 3 us: 70000 steps end in 0.2 s forward and 0.4 s backward, and
-// in 12 s with 14 turns of the widest layer's four loads.
+// in 15 s with 14 turns of the widest layer's five loads.
 //
 // That the pass is given up is asked anew in each wait: a thread that remembered it would need a
 // register, which the widest kernels have not.

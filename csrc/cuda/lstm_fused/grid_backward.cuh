@@ -6,7 +6,7 @@
 // needs an eighth of the gradients that all gates have, where blocks with whole columns would need
 // all.
 //
-//   registers   W_hh transposed as fragments: a tile for each gate, a warp 16 of the 128 units
+//   registers   W_hh transposed as fragments: a tile for each gate, a warp 16 of the 128 units;
 //               what the next step or rows read, on its way
 //   shared      the gradients of the part's gates as factors, twice: 8 or 16 rows come in while
 //               others are multiplied; dc and dh of the cells that the block owns
@@ -27,8 +27,9 @@
 //
 // Bound at H = 1024 in bf16, 8 rows: two trips through L2, 1.3 us; 16 KB of gradients in, 8 KB of
 // dh out and in, 0.3; the products, for which every warp reads all 8 KB of gradients, 0.29; the
-// cell, 0.1: some 2 us a step. With more than 16 rows the trips of some hide behind the products of
-// others. Beyond H = 1024, and where fragments are streamed, as forward.
+// cell, 0.1: some 2 us a step. With more rows the trips of some hide behind the products of others,
+// and from three times 8 on there are 16 at a time, for which fragments are read once, and each
+// round of loads, each barrier and each cell's chain is there once. Beyond H = 1024, and where fragments are streamed, as forward.
 //
 // In float32 by three products (product.cuh) it is the scheduler that bounds these, by 46
 // instructions for two slices of a tile: 1.7 us at H = 1024, some 3.7 us a step, and at H = 512
@@ -48,7 +49,7 @@ struct GridBackward {
   // Pairs of word and tag, zeros before the launch, for each group, slice and turn:
   uint32_t* dgates;  // [kGridParts][columns][4 gates][units of a part]
   uint32_t* dh;      // [blocks][kGridParts / 2][cells][2 parts]
-  Streams streams;
+  StreamedOfAll streamed;
   Waiting waiting;
 };
 
@@ -156,7 +157,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
     const int from = part * kUnits + k, to = output + row;
     return from < H && to < H ? scan.w_hh[slice.direction][(tile * H + from) * H + to] : T(0.f);
   };
-  w_hh.load(shared, element, Self::streamed(p.streams));
+  w_hh.load(shared, element, Self::streamed(p.streamed));
 
   // dh: what the later steps, or the caller after the last, send back. A cell that has not begun
   // keeps it, and one that has ended holds what it sends to its initial state.
@@ -185,7 +186,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   };
 
   // Where a turn hands on; the tag is the number of the group's step, from 1 on.
-  const int64_t group = blockIdx.y + int64_t(gridDim.y) * blockIdx.z;
+  const int64_t group = Self::group();
   const auto hands = [&](uint32_t tag, int turn) { return (group * 2 + tag % 2) * turns + turn; };
   const auto dgates_at = [&](uint32_t tag, int turn, int of_part) {
     constexpr int64_t kWords = dgates_words(kColumns, kPlan.width, kSize);

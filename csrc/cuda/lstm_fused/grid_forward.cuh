@@ -1,4 +1,5 @@
-// cuda.grid, forward: the whole sequence in a group of blocks that hold W_hh between them.
+// cuda.grid, forward: the whole sequence in a group of blocks that hold W_hh between them, or what
+// of it fits.
 //
 //   registers   16 units' rows of W_hh as fragments, a warp the terms of its eighth of h, or for 8
 //               of the units of its quarter
@@ -37,9 +38,10 @@
 // In float32 by three products (product.cuh) these take 1.45 us at H = 1024, and h of twice the
 // bytes 0.3 more: some 3 us a step, and at H = 512, where products take 0.7, some 2.
 //
-// Where fragments are streamed: 8 warps ask for 32 KB of them at once and get them after some 800
-// clocks, 0.45 us, for every turn. In TF32 at H = 1536 that is 128 KB of a block's 384, 1.8 us, and
-// the step some 4.5; at H = 2048 it is 256 KB, 3.6 us, and some 6.7, where L2 has to hold 33 MB.
+// Where fragments are streamed, they come at what L2 has for a multiprocessor where all ask, 24
+// bytes a clock of 5.5 TB/s, for every turn: in TF32 at H = 1536 128 KB of a block's 384, 3.1 us,
+// and the step some 5.9; at H = 2048 256 KB, 6.3 us, and some 9.4, where L2 has to hold 33 MB. That
+// each warp has 4 KB on their way at once, a block 32, would do for 41 bytes a clock.
 //
 // Not known: whether y, filled before the launch, is still in L2 when its words are asked for. From
 // device memory the first look at a step's words would take some 0.3 us more.
@@ -68,7 +70,7 @@ struct GridForward {
   ScanForward<T> scan;
   GridShare share;
   Exchange exchange;
-  Streams streams;
+  StreamedOfAll streamed;
   Waiting waiting;
 };
 
@@ -136,7 +138,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
     const int term = first_term + k;
     return unit < H && term < H ? scan.w_hh[slice.direction][(gate * H + unit) * H + term] : T(0.f);
   };
-  w_hh.load(shared, element, Self::streamed(p.streams));
+  w_hh.load(shared, element, Self::streamed(p.streamed));
 
   for (int turn = 0; Slice::owns_cells() && turn < turns; ++turn)
     c_of_all[Slice::place(turn)] = slice.exists(turn) && scan.c0 ? scan.c0[slice.state(turn)] : 0.f;

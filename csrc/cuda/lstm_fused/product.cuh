@@ -153,8 +153,7 @@ class Fragments {
         uint32_t words[4];
         load_fragment(words, tile, slice, element);
         const bool kept = !kAtOnce || slice - kHeld < streamed_.kept;
-        *(kept ? rest(tile, slice) : stream(tile, slice)) = {words[0], words[1], words[2],
-                                                             words[3]};
+        *(kept ? rest(tile, slice) : in_l2(tile, slice)) = {words[0], words[1], words[2], words[3]};
       }
   }
 
@@ -178,7 +177,7 @@ class Fragments {
   __device__ __forceinline__ uint4* rest(int tile, int slice) const {
     return rest_ + ((slice - kHeld) * kWarpTiles + tile) * kThreads + threadIdx.x;
   }
-  __device__ __forceinline__ uint4* stream(int tile, int slice) const {
+  __device__ __forceinline__ uint4* in_l2(int tile, int slice) const {
     const int place = (slice - kHeld - streamed_.kept) * kWarpTiles + tile;
     return streamed_.from + place * kThreads + threadIdx.x;
   }
@@ -243,7 +242,7 @@ class Fragments {
 #pragma unroll
         for (int k = 0; k < kAtOnce; ++k)
 #pragma unroll
-          for (int tile = 0; tile < kWarpTiles; ++tile) all[k][tile] = *stream(tile, slice + k);
+          for (int tile = 0; tile < kWarpTiles; ++tile) all[k][tile] = *in_l2(tile, slice + k);
 #pragma unroll
         for (int k = 0; k < kAtOnce; k += 2)
           add_pair(slice + k, [&](uint32_t(&words)[4], int tile, int of) {

@@ -4,7 +4,8 @@
 // The matrix has some tiles of 16 rows for each warp, mostly 4, and every time step multiplies it
 // by a few columns that lie in shared memory as rows of factors. It is cut into fragments of 4
 // words a thread: tile t, slice s, 32 bytes of every row. The first fragments of a tile are held in
-// registers, the rest kept in shared memory; what does not fit there comes out of L2 in every step.
+// registers, the rest kept in shared memory. In cuda.grid what does not fit there is streamed: it
+// comes out of L2 for every product.
 #pragma once
 
 #include <algorithm>
