@@ -226,7 +226,7 @@ def prove(folder: Path, check_only: bool) -> int:
     right = proven.FILE.read_text(encoding="utf-8") == proven.text(names)
     if not right and not check_only:
         proven.FILE.write_text(proven.text(names), encoding="utf-8")
-    print(f"proven: {', '.join(names) or 'none'}{'' if right else ', the file said otherwise'}")
+    print(f"proven: {proven.words(names)}{'' if right else ', the file said otherwise'}")
     return 0 if right or not check_only else 1
 
 

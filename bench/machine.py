@@ -44,7 +44,7 @@ def source_hash(*, cuda: bool = True) -> str:
                 continue
             if path.suffix in {".h", ".cpp", ".cu", ".cuh", ".py"}:
                 digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
-                content = {proven.FILE: proven.text(()).encode(), COSTS: b""}.get(path)
+                content = {proven.FILE: proven.text({}).encode(), COSTS: b""}.get(path)
                 digest.update((path.read_bytes() if content is None else content) + b"\0")
     return digest.hexdigest()
 

@@ -2,7 +2,8 @@
 
 A file proves a variant if it comes from a GPU, every check of the variant in it is right, the
 required ones are among them, and the machine code of each of the variant's kernels was then what
-today's build has. `python -m bench.gpu_check --prove` writes the list.
+today's build has. It proves it for GPUs of the same capability: on others other kernels run, as
+blocks have more or less shared memory. `python -m bench.gpu_check --prove` writes the list.
 """
 
 from __future__ import annotations
@@ -31,22 +32,24 @@ KERNELS: dict[str, tuple[str, ...]] = {
 }
 
 Digest = Mapping[str, str]  # as machine.sass_digest() gives it: "arch kernel" to sha256
+Proven = Mapping[str, tuple[str, ...]]  # by the capability of GPUs
 
 
-def text(names: tuple[str, ...]) -> str:
+def text(found: Proven) -> str:
     """The whole of _proven.py, as ruff would format it."""
     about = (
-        "Written by `python -m bench.gpu_check --prove`."
-        if names
+        "By the capability of GPUs. Written by `python -m bench.gpu_check --prove`."
+        if found
         else "None yet: no CUDA kernel of this library has run on a GPU."
     )
-    if len(names) > 1:
-        value = "(\n" + "".join(f'    "{name}",\n' for name in names) + ")"
-    else:
-        value = f'("{names[0]}",)' if names else "()"
+    rows = ""
+    for capability, names in found.items():
+        listed = ", ".join(f'"{name}"' for name in names)
+        rows += f'    "{capability}": ({listed}{"," if len(names) == 1 else ""}),\n'
+    value = "{\n" + rows + "}" if rows else "{}"
     return (
         '"""The CUDA variants that a result file in bench/results/ proves for today\'s kernels.\n\n'
-        f'{about}\n"""\n\nPROVEN: tuple[str, ...] = {value}\n'
+        f'{about}\n"""\n\nPROVEN: dict[str, tuple[str, ...]] = {value}\n'
     )
 
 
@@ -94,18 +97,22 @@ def same_code(variant: str, then: Digest | None, today: Digest) -> bool:
 
 def proven(
     contents: Iterable[Mapping[str, Any]], today: Digest | None, order: Iterable[str]
-) -> tuple[str, ...]:
-    """Names of the proven variants, in the order of the table.
+) -> dict[str, tuple[str, ...]]:
+    """The proven variants by capability, in the order of the table.
 
     today  None: the machine code is not known here, so code that a file was right for counts
     """
-    found = {
-        name
-        for content in contents
-        for name in right(content)
-        if today is None or same_code(name, content["stamp"]["sass_digest"], today)
+    found: dict[str, set[str]] = {}
+    for content in contents:
+        stamp = content["stamp"]
+        for name in right(content):
+            if today is None or same_code(name, stamp["sass_digest"], today):
+                found.setdefault(stamp["capability"], set()).add(name)
+    order = list(order)
+    return {
+        capability: tuple(name for name in order if name in found[capability])
+        for capability in sorted(found)
     }
-    return tuple(name for name in order if name in found)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -113,8 +120,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
-def generate(folder: Path, today: Digest | None) -> tuple[tuple[str, ...], str | None]:
-    """The names for _proven.py, and why they could not all be judged, or None.
+def generate(folder: Path, today: Digest | None) -> tuple[Proven, str | None]:
+    """The list for _proven.py, and why it could not all be judged, or None.
 
     Without today's machine code nothing is added to the list; what no file proves leaves it.
     """
@@ -126,9 +133,19 @@ def generate(folder: Path, today: Digest | None) -> tuple[tuple[str, ...], str |
         return proven(contents, today, order), None
     candidates = proven(contents, None, order)
     if not candidates:
-        return (), None
-    kept = tuple(name for name in candidates if name in PROVEN)
+        return {}, None
+    kept = {
+        capability: both
+        for capability, names in candidates.items()
+        if (both := tuple(name for name in names if name in PROVEN.get(capability, ())))
+    }
     return kept, (
-        f"the machine code of today's build is not known here ({', '.join(candidates)} could be "
+        f"the machine code of today's build is not known here ({words(candidates)} could be "
         "proven): put cuobjdump on PATH and set LSTM_FUSED_BUILD=cuda"
     )
+
+
+def words(found: Proven) -> str:
+    """ "cuda.grid and cuda.step on 9.0", or "none"."""
+    each = (f"{' and '.join(names)} on {capability}" for capability, names in found.items())
+    return ", ".join(each) or "none"

@@ -174,14 +174,22 @@ def why_not(name: str, case: Case) -> str | None:
 def default(device: str) -> tuple[str, ...]:
     """The names that may run on a device unless one is forced, in order of choice.
 
-    On a GPU a kernel of ours is among them only once a run there has proven it; and of those that
-    take a case, the one with the lowest estimate is chosen.
+    On a GPU a kernel of ours is among them only once a run has proven it, on one of the same
+    capability; and of those that take a case, the one with the lowest estimate is chosen.
     """
     if device == "cpu":
         return (*(name for name in KERNELS if name.startswith("cpu.")), COMPOSITE)
     if device == "cuda":
-        return (*(name for name in KERNELS if name in PROVEN), NATIVE, COMPOSITE)
+        return (*_proven_here(), NATIVE, COMPOSITE)
     return (COMPOSITE,)
+
+
+def _proven_here() -> tuple[str, ...]:
+    """Of the current GPU: kernels for another have run on no GPU like it."""
+    if not PROVEN or not torch.cuda.is_available():
+        return ()
+    major, minor = torch.cuda.get_device_capability()
+    return PROVEN.get(f"{major}.{minor}", ())
 
 
 def estimate(name: str, case: Case) -> float | None:

@@ -33,8 +33,10 @@ def support_table() -> str:
     """The variants as the Markdown table of the README: the same on every machine."""
     lines = ["| variant | what it is | chosen by itself |", "|---|---|---|"]
     for name in ABOUT:
-        devices = [device for device in ("cpu", "cuda") if name in dispatch.default(device)]
-        when = " and ".join(f"on {device.upper()}" for device in devices)
+        places = ["CPU"] if name in dispatch.default("cpu") else []
+        places += [f"CUDA {where}" for where, names in dispatch.PROVEN.items() if name in names]
+        places += ["CUDA"] if name == dispatch.NATIVE else []
+        when = " and ".join(f"on {place}" for place in places)
         if name == dispatch.COMPOSITE:
             when = "where nothing is built, and on other devices"
         lines.append(f"| `{name}` | {ABOUT[name]} | {when or 'no: not yet proven on a GPU'} |")
@@ -91,7 +93,7 @@ def explain(module_or_case: nn.Module | Case) -> str:
             if dispatch.was_added(name):
                 reason = "it was added; ask for it by name"
             elif name.startswith("cuda."):
-                reason = "not proven on a GPU by this build's results; ask for it by name"
+                reason = "not proven on such a GPU by this build's results; ask for it by name"
             else:
                 reason = "the yardstick; ask for it by name"
         else:

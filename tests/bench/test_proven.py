@@ -38,7 +38,9 @@ def measured(**changes: Any) -> dict[str, Any]:
 
 
 def names(content: dict[str, Any], today: dict[str, str] | None = TODAY) -> tuple[str, ...]:
-    return proven.proven([content], today, ["cuda.other", "cuda.step"])
+    found = proven.proven([content], today, ["cuda.other", "cuda.step"])
+    assert set(found) <= {"9.0"}
+    return found.get("9.0", ())
 
 
 def test_a_right_file_with_todays_machine_code_proves_a_variant() -> None:
@@ -98,19 +100,35 @@ def test_the_list_is_what_the_result_files_prove() -> None:
 def test_without_cuobjdump_nothing_is_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert proven.generate(tmp_path, None) == ((), None)
+    assert proven.generate(tmp_path, None) == ({}, None)
     (tmp_path / "gpu.json").write_text(json.dumps(measured()))
     kept, why = proven.generate(tmp_path, None)
-    assert kept == () and why and "cuobjdump" in why
-    monkeypatch.setattr(dispatch, "PROVEN", ("cuda.step", "cuda.gone"))
-    assert proven.generate(tmp_path, None)[0] == ("cuda.step",)
-    assert proven.generate(tmp_path, TODAY) == (("cuda.step",), None)
+    assert kept == {} and why and "cuda.step on 9.0 could be proven" in why and "cuobjdump" in why
+    monkeypatch.setattr(dispatch, "PROVEN", {"8.0": ("cuda.step",)})
+    assert proven.generate(tmp_path, None)[0] == {}
+    monkeypatch.setattr(dispatch, "PROVEN", {"9.0": ("cuda.step", "cuda.gone")})
+    assert proven.generate(tmp_path, None)[0] == {"9.0": ("cuda.step",)}
+    assert proven.generate(tmp_path, TODAY) == ({"9.0": ("cuda.step",)}, None)
 
 
-@pytest.mark.parametrize("found", [(), ("cuda.step",), ("cuda.grid", "cuda.step")], ids=str)
-def test_the_written_list_is_python_as_ruff_likes_it(
-    found: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_each_gpu_proves_for_its_like() -> None:
+    stamp = measured()["stamp"]
+    files = [measured(stamp={**stamp, "capability": where}) for where in ("9.0", "8.6", "9.0")]
+    both = {"8.6": ("cuda.step",), "9.0": ("cuda.step",)}
+    assert proven.proven(files, TODAY, ["cuda.step"]) == both
+    assert proven.words(both) == "cuda.step on 8.6, cuda.step on 9.0"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        {"9.0": ("cuda.step",)},
+        {"8.6": tuple(proven.KERNELS), "9.0": ("cuda.grid", "cuda.step")},
+    ],
+    ids=str,
+)
+def test_the_written_list_is_python_as_ruff_likes_it(found: proven.Proven, tmp_path: Path) -> None:
     scope: dict[str, Any] = {}
     exec(proven.text(found), scope)
     assert scope["PROVEN"] == found
@@ -123,5 +141,5 @@ def test_the_written_list_is_python_as_ruff_likes_it(
 def test_proving_a_variant_makes_no_measurement_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = proven.text(()), proven.text(("cuda.step",))
+    texts = proven.text({}), proven.text({"9.0": ("cuda.step",)})
     assert_makes_nothing_stale(tmp_path, monkeypatch, proven, "FILE", texts)

@@ -90,15 +90,23 @@ def test_a_price_is_the_sum_of_its_terms(term: str) -> None:
         # 7 clusters of 16 blocks at once.
         ("cuda.cluster", {"hidden_size": 512, "B": 64}, 1, [2], 4 * 32 * 512 * 8, 0),
         ("cuda.cluster", {"hidden_size": 512, "B": 240}, 1, [5], 4 * 32 * 512 * 8, 0),
-        # Forward 16 rows at a time, where there are more than 8 for each of the two groups.
+        # 16 rows at a time, where there are more than 8 for each of the two groups, backward 16.
         ("cuda.grid", {"hidden_size": 1024, "B": 16}, 1, [1], 4 * 16 * 1024 * 8, 0),
+        (
+            "cuda.grid",
+            {"hidden_size": 1024, "B": 32, "backward": True},
+            1,
+            [2],
+            4 * 16 * 1024 * 8,
+            0,
+        ),
         ("cuda.grid", {"hidden_size": 1024, "B": 64}, 1, [2], 4 * 16 * 1024 * 16, 0),
         (
             "cuda.grid",
             {"hidden_size": 1024, "B": 64, "backward": True},
             1,
-            [4],
-            4 * 16 * 1024 * 8,
+            [2],
+            4 * 16 * 1024 * 16,
             0,
         ),
         # 128 rows after 112, and each direction by itself.

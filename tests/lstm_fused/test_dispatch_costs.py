@@ -32,7 +32,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     def why_not(name: str, case: Case) -> str | None:
         return refusals.get(name) if name.startswith("cuda.") else own(name, case)
 
-    monkeypatch.setattr(dispatch, "PROVEN", ("cuda.block", "cuda.grid", "cuda.step"))
+    proven = {"9.0": ("cuda.block", "cuda.grid", "cuda.step"), "8.0": ("cuda.step",)}
+    monkeypatch.setattr(dispatch, "PROVEN", proven)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(dispatch, "why_not", why_not)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     properties = SimpleNamespace(
@@ -158,8 +160,10 @@ def test_without_a_proven_kernel_no_estimate_is_asked_for(
     def fail(name: str, case: Case) -> None:
         raise AssertionError(name)
 
-    monkeypatch.setattr(dispatch, "PROVEN", ())
     monkeypatch.setattr(dispatch, "estimate", fail)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    assert choose(CASE) == dispatch.NATIVE, "proven on other GPUs"
+    monkeypatch.setattr(dispatch, "PROVEN", {})
     assert choose(CASE) == dispatch.NATIVE
 
 
