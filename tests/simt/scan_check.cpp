@@ -243,6 +243,10 @@ int main(int argc, char** argv) {
       std::printf("%s takes what a GPU cannot hold, or refuses what it can\n", variant.name);
       ++wrong;
     }
+    if (!simt::grid_has_room_for_what_it_streams()) {
+      std::puts("simt.grid asks for less memory than it streams from");
+      ++wrong;
+    }
     if (!wrong) std::puts("ok");
     return wrong != 0;
   }

@@ -39,6 +39,7 @@ bool cluster_knows_its_limits();
 lf::Variant decode();
 lf::Variant grid();
 bool grid_knows_its_limits();
+bool grid_has_room_for_what_it_streams();
 lf::Variant step();
 
 }  // namespace simt
