@@ -209,9 +209,8 @@ const char* why_not(Cell, DType dtype, const Dims& d, bool tf32) {
   if (grid_bucket_of(product, d.H, limits.shared) < 0)
     return "beyond H of 2048 a block needs more shared memory than a block of this GPU has";
   if (grid_blocks(Pass::backward, d.H) > limits.multiprocessors)
-    return "H must be at most 128 for every 8 multiprocessors of this GPU, as a group's blocks "
-           "must "
-           "all run at once";
+    return "H must be at most 128 for every 8 multiprocessors of this GPU, where a group's blocks "
+           "must all run at once";
   return nullptr;
 }
 

@@ -29,7 +29,8 @@
 // dh out and in, 0.3; the products, for which every warp reads all 8 KB of gradients, 0.29; the
 // cell, 0.1: some 2 us a step. With more rows the trips of some hide behind the products of others,
 // and from three times 8 on there are 16 at a time, for which fragments are read once, and each
-// round of loads, each barrier and each cell's chain is there once. Beyond H = 1024, and where fragments are streamed, as forward.
+// round of loads, each barrier and each cell's chain is there once. Beyond H = 1024, and where
+// fragments are streamed, as forward.
 //
 // In float32 by three products (product.cuh) it is the scheduler that bounds these, by 46
 // instructions for two slices of a tile: 1.7 us at H = 1024, some 3.7 us a step, and at H = 512
