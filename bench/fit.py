@@ -66,6 +66,7 @@ class Gpu(NamedTuple):
 
     device: str
     multiprocessors: int
+    shared: int  # bytes of shared memory that a block may have
 
     def __str__(self) -> str:
         return f"{self.device} ({self.multiprocessors} multiprocessors)"
@@ -119,7 +120,8 @@ def _file(path: Path) -> File | None:
             raise NothingToFit(f"{path}: schema must be {SCHEMA}, got {stamp['schema']}")
         if stamp["capability"] is None:
             return None
-        for name, kind in (("multiprocessors", int), ("device", str), ("utc", str)):
+        wanted = [("multiprocessors", int), ("shared_memory", int), ("device", str), ("utc", str)]
+        for name, kind in wanted:
             if not isinstance(stamp.get(name), kind) or not stamp[name]:
                 raise NothingToFit(
                     f"{path} lacks {name} of its GPU: its stamp has {stamp.get(name)!r}, "
@@ -128,7 +130,7 @@ def _file(path: Path) -> File | None:
         details = content.get("details", {})
         if not isinstance(details, dict) or not isinstance(details.get("scans", {}), dict):
             raise NothingToFit(f"{path}: details, and scans in them, must be objects")
-        gpu = Gpu(stamp["device"], stamp["multiprocessors"])
+        gpu = Gpu(stamp["device"], stamp["multiprocessors"], stamp["shared_memory"])
         return File(path.name, stamp["utc"], gpu, dict(_times(content, gpu, path)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise NothingToFit(f"{path} is not a result file of a GPU: {error!r}") from error
@@ -141,7 +143,7 @@ def _times(
         raise NothingToFit(f"{path} is of a GPU, the plans of its kernels: {_load.why_not()}")
     for figures in content.get("details", {}).get("scans", {}).values():
         for name, value in figures.items():
-            figure = figure_of(name, gpu.multiprocessors)
+            figure = figure_of(name, gpu.multiprocessors, gpu.shared)
             if figure and value["value"]:
                 variant = ".".join(name.split(".")[:2])
                 time = float(value["value"]) * figure.T
@@ -151,7 +153,7 @@ def _times(
             continue
         if _dtype(row) is None:
             raise NothingToFit(f"{path}: {row['case']['id']} has an unknown dtype {row['dtype']!r}")
-        works, time = _works(row, gpu.multiprocessors), float(row["seconds"]["median"]) * 1e6
+        works, time = _works(row, gpu), float(row["seconds"]["median"]) * 1e6
         if works and time:
             yield (row["case"]["id"], row["arm"]), Measured(_variant(row), works, time, path.name)
 
@@ -167,7 +169,7 @@ def _variant(row: Mapping[str, Any]) -> str:
     return str(row["arm"]).removesuffix(".tf32").removesuffix(".ieee")
 
 
-def _works(row: Mapping[str, Any], multiprocessors: int) -> list[Work] | None:
+def _works(row: Mapping[str, Any], gpu: Gpu) -> list[Work] | None:
     """Of a dense case of one layer by an arm of bench.arms; None for others."""
     case, dtype = row["case"], _dtype(row)
     if case["L"] != 1 or case["packed"] or dtype is None:
@@ -182,7 +184,8 @@ def _works(row: Mapping[str, Any], multiprocessors: int) -> list[Work] | None:
         dtype,
         row["arm"].endswith(".tf32"),
         False,
-        multiprocessors,
+        gpu.multiprocessors,
+        shared=gpu.shared,
     )
     return costs.works(_variant(row), layer, case["kind"] == "training")
 

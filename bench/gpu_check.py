@@ -153,7 +153,9 @@ def unknown_machine() -> dict[str, Any]:
     """The stamp where the first stage could not make one."""
     sources = machine.source_hash()
     commit, dirty = revision.find(sources)
-    unknown = ("capability", "multiprocessors", "driver", "clocks", "cuda", "cudnn", "sass_digest")
+    unknown = (
+        "capability multiprocessors shared_memory driver clocks cuda cudnn sass_digest".split()
+    )
     nothing = dict.fromkeys(unknown)
     known = {"schema": machine.SCHEMA, "utc": datetime.now(UTC).isoformat(timespec="seconds")}
     more = {"device": "unknown", "torch": "unknown", "cpu": machine.cpu_model()}

@@ -17,7 +17,7 @@ import torch
 
 import lstm_fused
 from bench import isa, proven, revision, sass
-from lstm_fused import _build, _load
+from lstm_fused import _build, _load, costs
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA = ROOT / "csrc" / "cuda"
@@ -66,6 +66,7 @@ def stamp(device: torch.device, command: str) -> dict[str, Any]:
         "multiprocessors": torch.cuda.get_device_properties(device).multi_processor_count
         if cuda
         else None,
+        "shared_memory": costs.shared_memory(device) if cuda else None,
         "driver": _gpu_query("driver_version") if cuda else None,
         "clocks": _gpu_query("clocks.sm,clocks.mem,clocks.max.sm") if cuda else None,
         "cuda": torch.version.cuda,

@@ -91,6 +91,14 @@ class Work(NamedTuple):
     streamed: float = 0.0  # megabytes of each multiprocessor
 
 
+def shared_memory(device: torch.device | int) -> int:
+    """Bytes that a block of a GPU may have, as Layer wants them."""
+    properties = torch.cuda.get_device_properties(device)
+    # ROCm's have no such number.
+    usual: int = properties.shared_memory_per_block
+    return int(getattr(properties, "shared_memory_per_block_optin", usual))
+
+
 def price(work: Work, costs: Costs) -> float:
     """Microseconds of a work."""
     return sum(n * cost for n, cost in zip(counts(work, costs), costs[:-1], strict=True))

@@ -207,7 +207,6 @@ def layer_of(case: Case) -> costs.Layer | None:
     device = torch.device(case.device)
     if device.type != "cuda" or not torch.cuda.is_available():
         return None
-    properties = torch.cuda.get_device_properties(device)
     return costs.Layer(
         case.T,
         case.B,
@@ -218,9 +217,9 @@ def layer_of(case: Case) -> costs.Layer | None:
         case.dtype,
         tf32_allowed(),
         case.packed,
-        properties.multi_processor_count,
+        torch.cuda.get_device_properties(device).multi_processor_count,
         product_precision() == "tf32",
-        getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block),
+        costs.shared_memory(device),
     )
 
 

@@ -27,6 +27,8 @@ from lstm_fused.costs import COSTS, TERMS, Costs
 from tests.bench.fakes import Recorder, assert_makes_nothing_stale, program
 
 H100 = 132
+SHARED = 227 << 10  # bytes of shared memory of a block
+GPU = fit.Gpu("A GPU", H100, SHARED)
 TABLE = fit.predicted()
 
 pytestmark = pytest.mark.skipif(_load.load() is None, reason="the plans' numbers are not built")
@@ -42,7 +44,8 @@ def another_gpu() -> dict[str, Costs]:
 
 
 def stamp(**changes: Any) -> dict[str, Any]:
-    usual = {"schema": SCHEMA, "capability": "9.0", "device": "A GPU", "multiprocessors": H100}
+    usual = {"schema": SCHEMA, "capability": "9.0", "device": GPU.device}
+    usual |= {"multiprocessors": GPU.multiprocessors, "shared_memory": GPU.shared}
     return usual | {"utc": "2026-12-01T00:00:00+00:00"} | changes
 
 
@@ -59,7 +62,7 @@ def scan_figures(truth: fit.Table, noise: Noise) -> dict[str, Any]:
             T, B, H, D = sizes.split(",")
             for direction in ("forward", "backward"):
                 name = f"{scan.label}.{dtype}.t{T}b{B}h{H}d{D}.{direction}"
-                figure = scans.figure_of(name.replace(" (nobody waits)", ""), H100)
+                figure = scans.figure_of(name.replace(" (nobody waits)", ""), H100, SHARED)
                 if figure is None:
                     figures[name] = {"unit": "", "value": None, "reason": "it has no kernel"}
                     continue
@@ -82,7 +85,7 @@ def rows_of(truth: fit.Table, noise: Noise) -> list[dict[str, Any]]:
             if case.dtype == "float32":
                 name += random.Random(case.id).choice([".ieee", ".tf32"])
             row = {"case": case.as_dict(), "arm": name, "family": family, "dtype": case.dtype}
-            works = fit._works(row, H100)
+            works = fit._works(row, GPU)
             if case.L > 1 or case.packed:
                 assert works is None
                 time = 1e-9
@@ -231,7 +234,7 @@ def test_precisions_and_dtypes_of_arms_are_told_apart() -> None:
 
     def millions(arm: str, dtype: str, family: str = "ours") -> float:
         row = {"case": case, "arm": arm, "family": family, "dtype": dtype}
-        return (fit._works(row, H100) or [])[0].millions
+        return (fit._works(row, GPU) or [])[0].millions
 
     half, tf32 = millions("torch.fp16", "float16", "torch"), costs.RELATIVE["tf32"]
     assert millions("torch.tf32", "float32", "torch") == tf32 * half
@@ -254,7 +257,7 @@ def test_files_are_read_as_the_stages_write_them(tmp_path: Path) -> None:
     command = [str(program(tmp_path, f"cat << EOF\n{lines}\nEOF"))]
     figures, _ = scans.micro.figures_of(command, "cuda.grid", scans.SECONDS)
     report = Recorder()
-    report.put("cuda.grid", scans.beside_what_was_said(figures, H100))
+    report.put("cuda.grid", scans.beside_what_was_said(figures, H100, SHARED))
     path = tmp_path / "gpu.json"
     content = {"stamp": machine.stamp(torch.device("cpu"), "") | stamp(), "rows": rows}
     path.write_text(json.dumps(content | {"details": {"scans": report.kept, "sweep": {}}}))
@@ -297,6 +300,7 @@ def test_results_of_cpus_are_nothing_to_fit_to(
         ({"stamp": stamp(schema=SCHEMA + 1), "rows": []}, "schema must be 1, got 2"),
         ({"stamp": {"schema": SCHEMA, "capability": "9.0"}, "rows": []}, "lacks multiprocessors"),
         ({"stamp": stamp(multiprocessors=None), "rows": []}, "its stamp has None"),
+        ({"stamp": stamp(shared_memory=None), "rows": []}, "lacks shared_memory"),
         ({"stamp": stamp(utc=None), "rows": []}, "lacks utc of its GPU"),
         ({"stamp": stamp(), "rows": [], "details": []}, "details, and scans in them, must be"),
         ({"stamp": stamp(), "rows": [], "details": {"scans": []}}, "details, and scans in them"),
