@@ -111,7 +111,7 @@ def proven(
     order = list(order)
     return {
         capability: tuple(name for name in order if name in found[capability])
-        for capability in sorted(found)
+        for capability in sorted(found, key=lambda number: tuple(map(int, number.split("."))))
     }
 
 

@@ -177,19 +177,30 @@ def default(device: str) -> tuple[str, ...]:
     On a GPU a kernel of ours is among them only once a run has proven it, on one of the same
     capability; and of those that take a case, the one with the lowest estimate is chosen.
     """
-    if device == "cpu":
+    kind = torch.device(device).type
+    if kind == "cpu":
         return (*(name for name in KERNELS if name.startswith("cpu.")), COMPOSITE)
-    if device == "cuda":
-        return (*_proven_here(), NATIVE, COMPOSITE)
+    if kind == "cuda":
+        proven = _proven_on(_index(device)) if PROVEN else ()
+        return (*(name for name in KERNELS if name in proven), NATIVE, COMPOSITE)
     return (COMPOSITE,)
 
 
-def _proven_here() -> tuple[str, ...]:
-    """Of the current GPU: kernels for another have run on no GPU like it."""
-    if not PROVEN or not torch.cuda.is_available():
+@functools.cache
+def _proven_on(index: int) -> tuple[str, ...]:
+    """By capability: kernels proven on another GPU have run on none like this."""
+    if not torch.cuda.is_available():
         return ()
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability(index)
     return PROVEN.get(f"{major}.{minor}", ())
+
+
+def _index(device: str) -> int:
+    """Of a GPU; where it is not said, the current one's."""
+    index = torch.device(device).index
+    if index is not None:
+        return index
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else 0
 
 
 def estimate(name: str, case: Case) -> float | None:
@@ -231,13 +242,11 @@ def choose(case: Case) -> str:
     """
     name = forced()
     if name is None:
-        device = torch.device(case.device).type
-        candidates = default(device)
-        if device == "cuda" and candidates[0] != NATIVE:
-            index = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+        candidates = default(case.device)
+        if candidates[0].startswith("cuda."):
             tf32 = case.dtype == torch.float32 and tf32_allowed()
             precision = tf32, product_precision() == "tf32"
-            return _fastest(case, candidates, precision, index)
+            return _fastest(case, candidates, precision, _index(case.device))
         return next(name for name in candidates if not why_not(name, case))
     reason = why_not(name, case)
     if reason:

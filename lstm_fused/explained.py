@@ -73,7 +73,7 @@ def explain(module_or_case: nn.Module | Case) -> str:
     """
     case = module_or_case if isinstance(module_or_case, Case) else case_of(module_or_case)
     chosen = dispatch.choose(case)
-    candidates = dispatch.default(torch.device(case.device).type)
+    candidates = dispatch.default(case.device)
     how = "forced" if dispatch.forced() else "chosen"
     lines = [
         f"LSTM H={case.hidden_size}"

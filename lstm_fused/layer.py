@@ -240,7 +240,7 @@ def chosen(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) 
     wanted = x.requires_grad or weight_ih.requires_grad or weight_hh.requires_grad
     training = wanted and torch.is_grad_enabled()
     more = weight_ih.shape[1], training, batch_sizes is not None
-    return dispatch.choose(dispatch.Case(*fixed, T, B, x.dtype, x.device.type, *more))
+    return dispatch.choose(dispatch.Case(*fixed, T, B, x.dtype, str(x.device), *more))
 
 
 @torch.compiler.assume_constant_result

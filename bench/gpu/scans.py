@@ -113,6 +113,11 @@ NO_PRODUCTS = [
         "w_hh.template multiply_add<kPlan.pitch, kSlab>(now_read, sums);",
         "(void)kSlab;",
     ),
+    Edit(
+        "grid_backward.cuh",
+        "w_hh.template multiply_add<kPlan.pitch, kSlab>(now_read, sums, of_next_eight);",
+        "(void)kSlab;",
+    ),
 ]
 EIGHT_ROWS = [
     Edit(

@@ -35,7 +35,7 @@ SHAPES = [
     Case("stress", "t8b16h64", 8, 16, 32, 64, kind="training"),
     Case("stress", "t8b33h256", 8, 33, 64, 256, kind="training"),
     Case("stress", "t4b70h768", 4, 70, 64, 768, dtype="bfloat16", kind="training"),
-    Case("stress", "t3b13h1300", 3, 13, 64, 1300, kind="training"),
+    Case("stress", "t3b40h1300", 3, 40, 64, 1300, kind="training"),
     Case("stress", "t16b3h100", 16, 3, 50, 100, dtype="float16"),
     Case("stress", "t1b1h1024", 1, 1, 1024, 1024, kind="step"),
 ]

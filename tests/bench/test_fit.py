@@ -27,7 +27,7 @@ from lstm_fused.costs import COSTS, TERMS, Costs
 from tests.bench.fakes import Recorder, assert_makes_nothing_stale, program
 
 H100 = 132
-SHARED = 227 << 10  # bytes of shared memory of a block
+SHARED = 163 << 10  # bytes of shared memory of a block
 GPU = fit.Gpu("A GPU", H100, SHARED)
 TABLE = fit.predicted()
 

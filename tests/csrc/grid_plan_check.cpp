@@ -197,9 +197,9 @@ void check_cuts() {
         }
 }
 
-// 16 columns where a group has more than 8 rows, backward more than 16, and memory for them: of an
-// H100 always but for backward of the widest, and of a GPU with 99 KB a block to H = 768 in 16
-// bits, backward 1024. Of H = 1024 an H100 has two groups.
+// 16 columns where a group has more than 8 rows, backward more than 24 if it does not stream, and
+// memory for them: of an H100 always but for backward of the widest, and of a GPU with 99 KB a
+// block to H = 768 in 16 bits, backward 1024. Of H = 1024 an H100 has two groups.
 void check_columns(Product product, Pass pass, const GridBucket& bucket) {
   const auto columns = [&](int64_t B, int D, size_t shared) {
     return grid_columns(product, pass, bucket, B, D, 1024, 132, shared);
@@ -211,7 +211,7 @@ void check_columns(Product product, Pass pass, const GridBucket& bucket) {
     check(columns(5000, 1, kMostShared) == 8, "columns", product, bucket.pairs);
     return;
   }
-  const int eights = backward ? 2 : 1;  // of a group, that it does not run as 16 rows
+  const int eights = backward && !bucket.streams ? 3 : 1;  // of a group, that it does not run as 16 rows
   const bool right =
       columns(8 * eights, 2, kMostShared) == 8 && columns(16 * eights, 1, kMostShared) == 8 &&
       columns(8 * eights + 1, 2, kMostShared) == 16 &&

@@ -128,7 +128,7 @@ Problem make_problem(Random& random, int64_t H, Size size) {
       d.B = random.from_to(9, 12), d.T = random.from_to(2, 3);
       break;
     case 8:
-      d.B = random.from_to(17, 36), d.T = random.from_to(4, 6);
+      d.B = random.from_to(25, 40), d.T = random.from_to(4, 6);
       break;
     case 9:  // Terms for all lanes of one warp or of several, in whole packs or not.
       d.B = random.one_in(3) ? 1 : random.from_to(2, 16), d.T = 1;

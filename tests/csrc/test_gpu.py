@@ -30,7 +30,14 @@ BIG = Case("gpu_big", "weights that one SM does not hold", T=6, B=64, I=128, H=7
 # Of cuda.grid in float32: what the chip does not hold comes out of L2, in two of its kernels.
 STREAMED = Case("gpu_streamed", "weights that the chip does not hold", T=4, B=13, I=24, H=1700)
 NARROWER = Case("gpu_streamed_1300", "a width less, and fewer rows", T=3, B=5, I=24, H=1300)
-SHAPES = [WIDER, BIG, STREAMED, *cases.named("prime", "proj_bidirectional", "ragged_bidirectional")]
+ROWS = Case("gpu_rows", "turns of 16 rows in both passes", T=3, B=80, I=24, H=1024)
+SHAPES = [
+    WIDER,
+    BIG,
+    STREAMED,
+    ROWS,
+    *cases.named("prime", "proj_bidirectional", "ragged_bidirectional"),
+]
 FEW = [WIDER, *cases.named("ragged_bidirectional")]
 shapes = pytest.mark.parametrize("case", SHAPES)
 few = pytest.mark.parametrize("case", FEW)

@@ -90,7 +90,7 @@ def test_a_price_is_the_sum_of_its_terms(term: str) -> None:
         # 7 clusters of 16 blocks at once.
         ("cuda.cluster", {"hidden_size": 512, "B": 64}, 1, [2], 4 * 32 * 512 * 8, 0),
         ("cuda.cluster", {"hidden_size": 512, "B": 240}, 1, [5], 4 * 32 * 512 * 8, 0),
-        # 16 rows at a time, where there are more than 8 for each of the two groups, backward 16.
+        # 16 rows at a time, where there are more than 8 for each of the two groups, backward 24.
         ("cuda.grid", {"hidden_size": 1024, "B": 16}, 1, [1], 4 * 16 * 1024 * 8, 0),
         (
             "cuda.grid",
@@ -177,6 +177,9 @@ def test_what_has_no_kernel_has_no_estimate() -> None:
         too_wide = layer(dtype=torch.float32, hidden_size=most + 1)
         assert costs.estimate(name, too_wide, False) is None
     assert costs.estimate("cuda.grid", layer(hidden_size=1024, multiprocessors=60), False) is None
+    for name, most in (("cuda.block", 160), ("cuda.cluster", 512)):
+        tight = layer(hidden_size=most, dtype=torch.bfloat16, shared=48 << 10)
+        assert costs.estimate(name, tight, False) is None, "a block has too little memory"
     assert costs.estimate("cuda.decode", layer(T=2), False) is None
     assert time("cuda.step", dtype=torch.float64, proj_size=7) > 0
 

@@ -13,7 +13,7 @@ import lstm_fused
 from lstm_fused import costs, dispatch, layer
 from lstm_fused.costs import TERMS, Costs
 from lstm_fused.dispatch import Case, Refused, choose, variant
-from lstm_fused.explained import case_of, explain
+from lstm_fused.explained import case_of, explain, support_table
 
 CASE = Case(128, device="cuda", dtype=torch.bfloat16)
 FREE = Costs(*[0] * len(TERMS), None)
@@ -34,18 +34,21 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
     proven = {"9.0": ("cuda.block", "cuda.grid", "cuda.step"), "8.0": ("cuda.step",)}
     monkeypatch.setattr(dispatch, "PROVEN", proven)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    capabilities = [(9, 0), (8, 6), (8, 0)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+    dispatch._proven_on.cache_clear()
     monkeypatch.setattr(dispatch, "why_not", why_not)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     properties = SimpleNamespace(
         multi_processor_count=132,
         shared_memory_per_block=48 << 10,
-        shared_memory_per_block_optin=227 << 10,
+        shared_memory_per_block_optin=99 << 10,
     )
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     dispatch._fastest.cache_clear()
     yield refusals
     dispatch._fastest.cache_clear()
+    dispatch._proven_on.cache_clear()
 
 
 def rows(monkeypatch: pytest.MonkeyPatch, **turns: float) -> None:
@@ -154,6 +157,23 @@ def test_a_choice_is_made_once_for_a_case(
     assert len(asked) == 2 * first
 
 
+def test_what_is_proven_depends_on_the_gpu(gpu: dict[str, str]) -> None:
+    ours = [
+        [name for name in dispatch.default(f"cuda:{index}") if name.startswith("cuda.")]
+        for index in range(3)
+    ]
+    assert ours == [["cuda.block", "cuda.grid", "cuda.step"], [], ["cuda.step"]]
+    assert dispatch.default("cuda") == dispatch.default("cuda:0")
+    table = support_table()
+    assert "| `cuda.step` | " in table and " | on CUDA 9.0 and on CUDA 8.0 |" in table
+    assert "not yet proven" in table and " | on CUDA |" in table
+
+
+def test_estimates_ask_for_the_gpus_own_numbers(gpu: dict[str, str]) -> None:
+    asked = dispatch.layer_of(CASE)
+    assert asked and (asked.multiprocessors, asked.shared) == (132, 99 << 10)
+
+
 def test_without_a_proven_kernel_no_estimate_is_asked_for(
     gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,8 +181,7 @@ def test_without_a_proven_kernel_no_estimate_is_asked_for(
         raise AssertionError(name)
 
     monkeypatch.setattr(dispatch, "estimate", fail)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
-    assert choose(CASE) == dispatch.NATIVE, "proven on other GPUs"
+    assert choose(CASE._replace(device="cuda:1")) == dispatch.NATIVE, "proven on other GPUs"
     monkeypatch.setattr(dispatch, "PROVEN", {})
     assert choose(CASE) == dispatch.NATIVE
 

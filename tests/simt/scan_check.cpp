@@ -356,6 +356,8 @@ int main(int argc, char** argv) {
         // Wider buckets and what streams, of 16 rows at a time in both passes.
         check_on.operator()<__half>(24, 3, 270, Size::turns);
         check_on.operator()<Tf32>(40, 4, 514, Size::turns, 99);
+        check_on.operator()<Tf32>(48, 4, 600, Size::turns);
+        check_on.operator()<float>(64, 0, 390, Size::both, 99);  // two groups backward, too
         // Widths that stream, some for each seed.
         if (simt::seed % 2) {
           check_on.operator()<__half>(72, 3, 1030, Size::brief, 99);

@@ -28,13 +28,13 @@
 // Bound at H = 1024 in bf16, 8 rows: two trips through L2, 1.3 us; 16 KB of gradients in, 8 KB of
 // dh out and in, 0.3; the products, for which every warp reads all 8 KB of gradients, 0.29; the
 // cell, 0.1: some 2 us a step. With more rows the trips of some hide behind the products of others,
-// and from three times 8 on there are 16 at a time, for which fragments are read once, and each
-// round of loads, each barrier and each cell's chain is there once. Beyond H = 1024, and where
-// fragments are streamed, as forward.
+// and with more than 24 there are 16 at a time, where there is such a kernel (grid_plan.h): for
+// them fragments are read once, and each round of loads, each barrier and each cell's chain is
+// there once. Beyond H = 1024, and where fragments are streamed, as forward.
 //
 // In float32 by three products (product.cuh) it is the scheduler that bounds these, by 46
-// instructions for two slices of a tile: 1.7 us at H = 1024, some 3.7 us a step, and at H = 512
-// some 2.5.
+// instructions for two slices of a tile: 1.7 us at H = 1024, and 160 KB of fragments from shared
+// memory 0.7 more: some 4.4 us a step, and at H = 512 some 2.8.
 //
 // NEVER RUN ON A GPU YET. The figures are predictions.
 #pragma once

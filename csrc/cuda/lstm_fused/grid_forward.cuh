@@ -35,13 +35,15 @@
 // and every latency is there once. Beyond H = 1024 come rounds of loads, each 0.2 us, and 16 KB of
 // fragments from shared memory, 0.07 us, for each that registers do not hold, again for every turn.
 //
-// In float32 by three products (product.cuh) these take 1.45 us at H = 1024, and h of twice the
-// bytes 0.3 more: some 3 us a step, and at H = 512, where products take 0.7, some 2.
+// In float32 by three products (product.cuh) these take 1.45 us at H = 1024, h of twice the bytes
+// 0.3 more and 160 KB of fragments from shared memory 0.7: some 3.6 us a step, and at H = 512, where
+// products take 0.7, some 2.3.
 //
-// Where fragments are streamed, they come at what L2 has for a multiprocessor where all ask, 24
-// bytes a clock of 5.5 TB/s, for every turn: in TF32 at H = 1536 128 KB of a block's 384, 3.1 us,
-// and the step some 5.9; at H = 2048 256 KB, 6.3 us, and some 9.4, where L2 has to hold 33 MB. That
-// each warp has 4 KB on their way at once, a block 32, would do for 41 bytes a clock.
+// Where fragments are streamed, they come for every turn at what L2 has for a multiprocessor where
+// all 132 ask, 24 bytes a clock of 5.5 TB/s: in TF32 at H = 1536 128 KB of a block's 384, 3.1 us,
+// and the step some 5.9; at H = 2048 256 KB, 6.3 us, and some 9.4, where L2 has to hold 33 MB. The
+// 96 blocks of H = 1536 may get more: each warp has 4 KB on their way at once, a block 32, which
+// would do for 41 bytes a clock.
 //
 // Not known: whether y, filled before the launch, is still in L2 when its words are asked for. From
 // device memory the first look at a step's words would take some 0.3 us more.

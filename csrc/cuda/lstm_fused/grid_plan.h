@@ -183,20 +183,21 @@ constexpr GridCut grid_cut(long long B, int blocks, int D, int multiprocessors,
 }
 
 // Whether there is a kernel for 16 columns. tf32x3 has twice the sums, and registers for 8 alone;
-// backward at H = 2304 shared memory does not hold both fragments and twice 16 rows.
+// backward of the widest shared memory does not hold both fragments and twice 16 rows.
 constexpr bool has_wide(Product product, Pass pass, const GridBucket& bucket) {
   return grid_plan(product, pass, bucket, kGridWide, kMostShared).held > 0;
 }
 
-// Columns at a time, with at most `shared` bytes a block: 16 where a group has more than 8 rows,
-// backward more than 16. There a step has two trips through L2: those of one turn of 16 rows would
-// stand alone, where those of one of two turns of 8 hide behind the products of the other.
+// Columns at a time, with at most `shared` bytes a block: 16 where a group has more than 8 rows.
+// Backward more than 24, as a step has two trips through L2, which hide behind the products of
+// other turns, of which there must be enough; but not where a turn streams for longer than that.
 constexpr int grid_columns(Product product, Pass pass, const GridBucket& bucket, long long B, int D,
                            long long H, int multiprocessors, size_t shared) {
   const bool fits = has_wide(product, pass, bucket) &&
                     grid_plan(product, pass, bucket, kGridWide, shared).shared <= shared;
   const GridCut cut = grid_cut(B, grid_blocks(pass, H), D, multiprocessors);
-  return fits && cut.turns > (pass == Pass::forward ? 1 : 2) ? kGridWide : kGridColumns;
+  const int few = pass == Pass::forward || bucket.streams ? 1 : 3;
+  return fits && cut.turns > few ? kGridWide : kGridColumns;
 }
 
 // Calls launch(first_row, first_direction, cut) for all launches that a layer takes, one after the
