@@ -211,7 +211,8 @@ void check_columns(Product product, Pass pass, const GridBucket& bucket) {
     check(columns(5000, 1, kMostShared) == 8, "columns", product, bucket.pairs);
     return;
   }
-  const int eights = backward && !bucket.streams ? 3 : 1;  // of a group, that it does not run as 16 rows
+  const int eights =
+      backward && !bucket.streams ? 3 : 1;  // of a group, that it does not run as 16 rows
   const bool right =
       columns(8 * eights, 2, kMostShared) == 8 && columns(16 * eights, 1, kMostShared) == 8 &&
       columns(8 * eights + 1, 2, kMostShared) == 16 &&

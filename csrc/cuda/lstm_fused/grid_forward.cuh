@@ -36,8 +36,8 @@
 // fragments from shared memory, 0.07 us, for each that registers do not hold, again for every turn.
 //
 // In float32 by three products (product.cuh) these take 1.45 us at H = 1024, h of twice the bytes
-// 0.3 more and 160 KB of fragments from shared memory 0.7: some 3.6 us a step, and at H = 512, where
-// products take 0.7, some 2.3.
+// 0.3 more and 160 KB of fragments from shared memory 0.7: some 3.6 us a step, and at H = 512,
+// where products take 0.7, some 2.3.
 //
 // Where fragments are streamed, they come for every turn at what L2 has for a multiprocessor where
 // all 132 ask, 24 bytes a clock of 5.5 TB/s: in TF32 at H = 1536 128 KB of a block's 384, 3.1 us,
