@@ -39,6 +39,7 @@ PYTHON_ORDER = (
     ("_costs",),
     ("costs",),
     ("dispatch",),
+    ("explained",),
     ("native",),
     ("autograd",),
     ("transforms",),
