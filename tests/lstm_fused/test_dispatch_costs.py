@@ -169,6 +169,19 @@ def test_what_is_proven_depends_on_the_gpu(gpu: dict[str, str]) -> None:
     assert "not yet proven" in table and " | on CUDA |" in table
 
 
+def test_a_choice_is_asked_for_anew_on_another_current_gpu(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(monkeypatch, block=1.0, grid=2.0)
+    case = CASE._replace(device="cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert choose(case) == "cuda.block"
+    gpu["cuda.block"] = "the current GPU has too little memory"
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert choose(case) == "cuda.grid"
+
+
 def test_estimates_ask_for_the_gpus_own_numbers(gpu: dict[str, str]) -> None:
     asked = dispatch.layer_of(CASE)
     assert asked and (asked.multiprocessors, asked.shared) == (132, 99 << 10)
