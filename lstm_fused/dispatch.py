@@ -156,19 +156,28 @@ def why_not(name: str, case: Case) -> str | None:
     wide = case.dtype in (torch.float16, torch.bfloat16) and device == "cpu"
 
     def ask(dtype: torch.dtype) -> str | None:
-        return module.why_not(
-            KERNELS.index(name),
-            ops.DTYPE_CODES[dtype],
-            dtype == torch.float32 and tf32_allowed(),
-            case.T,
-            case.B,
-            case.hidden_size,
-            case.proj_size or case.hidden_size,
-            2 if case.bidirectional else 1,
-        )
+        with _current(case.device):
+            return module.why_not(
+                KERNELS.index(name),
+                ops.DTYPE_CODES[dtype],
+                dtype == torch.float32 and tf32_allowed(),
+                case.T,
+                case.B,
+                case.hidden_size,
+                case.proj_size or case.hidden_size,
+                2 if case.bidirectional else 1,
+            )
 
     reason = ask(case.dtype)
     return ask(torch.float32) if reason and wide else reason  # 16 bits may be widened
+
+
+def _current(device: str) -> contextlib.AbstractContextManager[Any]:
+    """Makes a GPU the current one, for whose limits kernels answer."""
+    of_case = torch.device(device)
+    if of_case.type != "cuda" or of_case.index is None or not torch.cuda.is_available():
+        return contextlib.nullcontext()
+    return torch.cuda.device(of_case)
 
 
 def default(device: str) -> tuple[str, ...]:
@@ -246,8 +255,7 @@ def choose(case: Case) -> str:
         if candidates[0].startswith("cuda."):
             tf32 = case.dtype == torch.float32 and tf32_allowed()
             precision = tf32, product_precision() == "tf32"
-            # Kernels say why not for the current GPU, whichever the tensor's is.
-            return _fastest(case, candidates, precision, _index("cuda"))
+            return _fastest(case, candidates, precision, _index(case.device))
         return next(name for name in candidates if not why_not(name, case))
     reason = why_not(name, case)
     if reason:

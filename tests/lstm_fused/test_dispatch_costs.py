@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -169,17 +170,34 @@ def test_what_is_proven_depends_on_the_gpu(gpu: dict[str, str]) -> None:
     assert "not yet proven" in table and " | on CUDA |" in table
 
 
-def test_a_choice_is_asked_for_anew_on_another_current_gpu(
+def test_a_choice_where_no_gpu_is_named_is_asked_for_anew_on_another_one(
     gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows(monkeypatch, block=1.0, grid=2.0)
-    case = CASE._replace(device="cuda:0")
+    monkeypatch.setattr(dispatch, "default", lambda device: ("cuda.block", "cuda.grid"))
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    assert choose(case) == "cuda.block"
-    gpu["cuda.block"] = "the current GPU has too little memory"
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    assert choose(case) == "cuda.grid"
+    for current, name in ((0, "cuda.block"), (1, "cuda.grid")):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda index=current: index)
+        assert choose(CASE) == name
+        assert choose(CASE._replace(device="cuda:0")) == "cuda.block"
+        gpu["cuda.block"] = "this GPU has too little memory"
+
+
+def test_kernels_answer_for_the_gpu_of_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+
+    @contextlib.contextmanager
+    def on(device: torch.device) -> Iterator[None]:
+        current.append(device.index)
+        yield
+        current.pop()
+
+    module = SimpleNamespace(why_not=lambda *_: f"on {current[-1]}")
+    monkeypatch.setattr(dispatch._load, "load", lambda: module)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device", on)
+    for device, answer in (("cuda", "on 0"), ("cuda:0", "on 0"), ("cuda:3", "on 3")):
+        assert dispatch.why_not("cuda.grid", CASE._replace(device=device)) == answer
 
 
 def test_estimates_ask_for_the_gpus_own_numbers(gpu: dict[str, str]) -> None:
