@@ -26,27 +26,34 @@ FEW = {
 WIDE = {"plain": range(1, 3), "address": range(1), "thread": range(0)}
 
 
-@pytest.fixture(scope="module", params=list(building.MODES))
+# A seed is a test of its own, so that no process has them all to run at the end.
+SCANS = [
+    (mode, name, seed)
+    for mode, (seeds, _) in RUNS.items()
+    for name in VARIANTS
+    for seed in seeds[: FEW.get(name, {}).get(mode)]
+]
+
+
+@pytest.fixture(scope="module")
 def program(request: pytest.FixtureRequest, compiled: Callable[..., Path]) -> Path:
     return compiled(building.SCAN_CHECK, request.param, request.param)
 
 
+@pytest.mark.parametrize("program", building.MODES, indirect=True)
 def test_limits(program: Path) -> None:
     """What a variant takes, on GPUs of several generations."""
     done = building.run(program, "limits")
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stdout
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_scans(program: Path, name: str) -> None:
-    seeds, rounds = RUNS[program.name]
-    if name in FEW:
-        seeds = seeds[: FEW[name][program.name]]
-    for seed in seeds:
-        # Every bucket of hidden sizes where there is time for it.
-        small = name == "simt.cluster" and program.name != "plain"
-        wide = ["wide"] if seed in WIDE[program.name] and not small else []
-        done = building.run(program, name, seed, rounds, *wide)
-        report = "\n".join(done.stderr.splitlines()[-40:])
-        assert done.returncode == 0, f"{program.name}, seed {seed}: {done.stdout}\n{report}"
-        assert "problems, worst error" in done.stdout
+@pytest.mark.parametrize(("program", "name", "seed"), SCANS, indirect=["program"])
+def test_scans(program: Path, name: str, seed: int) -> None:
+    _, rounds = RUNS[program.name]
+    # Every bucket of hidden sizes where there is time for it.
+    small = name == "simt.cluster" and program.name != "plain"
+    wide = ["wide"] if seed in WIDE[program.name] and not small else []
+    done = building.run(program, name, seed, rounds, *wide)
+    report = "\n".join(done.stderr.splitlines()[-40:])
+    assert done.returncode == 0, f"{done.stdout}\n{report}"
+    assert "problems, worst error" in done.stdout
