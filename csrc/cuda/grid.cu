@@ -24,119 +24,128 @@ bool in_y(const Dims& d, DType dtype) {
   return state_bytes(d, dtype) == d.H * int64_t(element_size(dtype));
 }
 
-// The plan on this device.
-GridPlan plan_of(Product product, Pass pass, const GridBucket& bucket, int columns) {
-  return grid_plan(product, pass, bucket, columns, dev::limits().shared);
-}
-int columns_of(const Dims& d, Product product, Pass pass, const GridBucket& bucket) {
-  const dev::Limits limits = dev::limits();
-  return grid_columns(product, pass, bucket, d.B, int(d.D), d.H, limits.multiprocessors,
-                      limits.shared);
+// How a pass of a layer runs on a device.
+struct GridRun {
+  Pass pass;
+  const Dims& d;
+  int multiprocessors, columns;
+  GridPlan plan;
+
+  GridRun(Product product, Pass pass, const GridBucket& bucket, const Dims& d,
+          const dev::Limits& limits)
+      : pass(pass),
+        d(d),
+        multiprocessors(limits.multiprocessors),
+        columns(grid_columns(product, pass, bucket, d.B, int(d.D), d.H, limits.multiprocessors,
+                             limits.shared)),
+        plan(grid_plan(product, pass, bucket, columns, limits.shared)) {}
+
+  // Calls launch(share, blocks) for all launches that it takes.
+  template <class Launch>
+  void for_launches(const Launch& launch) const {
+    const int blocks = grid_blocks(pass, d.H);
+    if (blocks > multiprocessors)
+      throw std::runtime_error("lstm_fused: cuda.grid has no room on this device");
+    for_grid_launches(d.B, blocks, int(d.D), multiprocessors, columns,
+                      [&](int64_t row, int direction, const GridCut& cut) {
+                        launch(
+                            GridShare{int(row), direction, cut.turns},
+                            dim3(unsigned(blocks), unsigned(cut.slices), unsigned(cut.directions)));
+                      });
+  }
+
+  // The workspace, in bytes from its start: where each step's rows are, the word that says that the
+  // pass is given up, what blocks stream, and what they hand on.
+  size_t word_at() const {
+    return size_t(ceil_div(int64_t(steps_bytes(d, kGridColumns)), 64) * 64);
+  }
+  size_t streamed_at() const { return word_at() + 64; }
+  size_t handed_on_at() const { return streamed_at() + streamed(); }
+
+  size_t streamed() const {
+    const size_t of_block = streamed_bytes(plan);
+    size_t blocks = 0;  // of the largest launch: they use it one after the other
+    if (of_block)
+      for_launches([&](const GridShare&, dim3 of_launch) {
+        blocks = std::max(blocks, size_t(of_launch.x) * of_launch.y * of_launch.z);
+      });
+    return blocks * of_block;
+  }
+};
+
+unsigned char* workspace_at(const Context& context, size_t bytes) {
+  return static_cast<unsigned char*>(context.workspace) + bytes;
 }
 
-// Calls launch(share, blocks) for all launches that a layer takes.
-template <class Launch>
-void for_launches(Pass pass, const Dims& d, int columns, const Launch& launch) {
-  const int blocks = grid_blocks(pass, d.H), multiprocessors = dev::limits().multiprocessors;
-  if (blocks > multiprocessors)
-    throw std::runtime_error("lstm_fused: cuda.grid has no room on this device");
-  for_grid_launches(d.B, blocks, int(d.D), multiprocessors, columns,
-                    [&](int64_t row, int direction, const GridCut& cut) {
-                      launch(
-                          GridShare{int(row), direction, cut.turns},
-                          dim3(unsigned(blocks), unsigned(cut.slices), unsigned(cut.directions)));
-                    });
-}
-
-template <class Parameters>
-void launch(const Context& context, dim3 blocks, const GridPlan& plan, void (*kernel)(Parameters),
-            const std::type_identity_t<Parameters>& p) {
-  dev::launch_in_turn(
-      context,
-      {.blocks = blocks, .threads = kGridThreads, .shared = plan.shared, .cooperative = true},
-      kernel, p);
-}
-
-// The parts of a workspace, in bytes: where each step's rows are, the word that says that a pass is
-// given up, and what blocks stream. Behind them lies what they hand on.
-size_t steps_part(const Dims& d) {
-  return size_t(ceil_div(int64_t(steps_bytes(d, kGridColumns)), 64) * 64);
-}
-constexpr size_t kWordPart = 64;
-
-size_t streamed_part(Pass pass, const Dims& d, int columns, const GridPlan& plan) {
-  const size_t of_block = streamed_bytes(plan);
-  size_t blocks = 0;  // of the largest launch: they use it one after the other
-  if (of_block)
-    for_launches(pass, d, columns, [&](const GridShare&, dim3 of_launch) {
-      blocks = std::max(blocks, size_t(of_launch.x) * of_launch.y * of_launch.z);
-    });
-  return blocks * of_block;
-}
-
-StreamedOfAll streamed_of(const Dims& d, const Context& context, const GridPlan& plan) {
-  return {static_cast<unsigned char*>(context.workspace) + steps_part(d) + kWordPart,
-          streamed_bytes(plan), plan.kept};
-}
-
-// For all launches of a pass: after one that is given up the results are wrong anyhow.
-Waiting waiting(const Dims& d, const Context& context) {
-  void* const word = static_cast<unsigned char*>(context.workspace) + steps_part(d);
-  dev::fill(context, word, 0, sizeof(uint32_t));
-  return {static_cast<uint32_t*>(word), dev::alarm(), dev::patience()};
-}
-template <class T, class Layer>
-auto scan_of(const Layer& p, const Context& context, int columns) {
-  return parameters<T>(p, upload_steps(context, p.d, p.offsets, columns, context.workspace));
-}
-
-// The most that bytes_of(product, bucket) says: which product float32 has is Context's to say.
+// The most that bytes_of(run) says: which product float32 has is Context's to say.
 template <class BytesOf>
-size_t of_any_product(DType dtype, int64_t H, const BytesOf& bytes_of) {
+size_t of_any_product(DType dtype, Pass pass, const Dims& d, const BytesOf& bytes_of) {
+  const dev::Limits limits = dev::limits();
   size_t most = 0;
   for (const bool tf32 : {false, true}) {
     const Product product = product_of(dtype, tf32, kGridFloat32);
-    const int place = grid_bucket_of(product, H, dev::limits().shared);
-    if (place >= 0) most = std::max(most, bytes_of(product, kGridBuckets[place]));
+    const int place = grid_bucket_of(product, d.H, limits.shared);
+    if (place >= 0)
+      most = std::max(most, bytes_of(GridRun(product, pass, kGridBuckets[place], d, limits)));
   }
   return most;
 }
 
 size_t workspace_bytes(const LayerForward& p) {
   const Dims& d = p.d;
-  const size_t streamed =
-      of_any_product(p.dtype, d.H, [&](Product product, const GridBucket& bucket) {
-        const int columns = columns_of(d, product, Pass::forward, bucket);
-        const GridPlan plan = plan_of(product, Pass::forward, bucket, columns);
-        return streamed_part(Pass::forward, d, columns, plan);
-      });
-  return steps_part(d) + kWordPart + streamed +
-         (in_y(d, p.dtype) ? 0 : size_t(d.D * d.N * state_bytes(d, p.dtype)));
+  return of_any_product(p.dtype, Pass::forward, d, [&](const GridRun& run) {
+    return run.handed_on_at() +
+           (in_y(d, p.dtype) ? 0 : size_t(d.D * d.N * state_bytes(d, p.dtype)));
+  });
 }
 
 // Words of the two rings of a launch of backward.
 struct Rings {
   int64_t dgates, dh;
 };
-Rings rings_of(DType dtype, const GridPlan& plan, int columns, const GridShare& share,
-               dim3 blocks) {
+Rings rings_of(DType dtype, const GridRun& run, const GridShare& share, dim3 blocks) {
   const int64_t hands = int64_t(blocks.y) * blocks.z * 2 * share.turns;
-  return {hands * dgates_words(columns, plan.width, int(element_size(dtype))),
-          hands * dh_words(int(blocks.x), plan.cells)};
+  return {hands * dgates_words(run.columns, run.plan.width, int(element_size(dtype))),
+          hands * dh_words(int(blocks.x), run.plan.cells)};
 }
 size_t workspace_bytes(const LayerBackward& p, int) {
-  const Dims& d = p.d;
-  const size_t bytes = of_any_product(p.dtype, d.H, [&](Product product, const GridBucket& bucket) {
-    const int columns = columns_of(d, product, Pass::backward, bucket);
-    const GridPlan plan = plan_of(product, Pass::backward, bucket, columns);
+  return of_any_product(p.dtype, Pass::backward, p.d, [&](const GridRun& run) {
     int64_t words = 0;  // of the largest launch, as what is streamed
-    for_launches(Pass::backward, d, columns, [&](const GridShare& share, dim3 blocks) {
-      const Rings rings = rings_of(p.dtype, plan, columns, share, blocks);
+    run.for_launches([&](const GridShare& share, dim3 blocks) {
+      const Rings rings = rings_of(p.dtype, run, share, blocks);
       words = std::max(words, rings.dgates + rings.dh);
     });
-    return streamed_part(Pass::backward, d, columns, plan) + size_t(words) * sizeof(uint32_t);
+    return run.handed_on_at() + size_t(words) * sizeof(uint32_t);
   });
-  return steps_part(d) + kWordPart + bytes;
+}
+
+// What the kernels of a pass are told in all of its launches. After one that is given up the
+// results are wrong anyhow, so the word is set once.
+template <class T>
+struct Told {
+  StreamedOfAll streamed;
+  Waiting waiting;
+  T scan;
+};
+template <class T, class Layer>
+auto tell(const Layer& p, const Context& context, const GridRun& run) {
+  unsigned char* const word = workspace_at(context, run.word_at());
+  dev::fill(context, word, 0, sizeof(uint32_t));
+  const int64_t* const offsets =
+      upload_steps(context, p.d, p.offsets, run.columns, context.workspace);
+  return Told{StreamedOfAll{workspace_at(context, run.streamed_at()), streamed_bytes(run.plan),
+                            run.plan.kept},
+              Waiting{reinterpret_cast<uint32_t*>(word), dev::alarm(), dev::patience()},
+              parameters<T>(p, offsets)};
+}
+
+template <class Parameters>
+void launch(const Context& context, dim3 blocks, const GridRun& run, void (*kernel)(Parameters),
+            const std::type_identity_t<Parameters>& p) {
+  dev::launch_in_turn(
+      context,
+      {.blocks = blocks, .threads = kGridThreads, .shared = run.plan.shared, .cooperative = true},
+      kernel, p);
 }
 
 struct GridFamily {
@@ -153,46 +162,38 @@ struct GridFamily {
   template <class CellType, Product kProduct, int kBucket>
   static void run(const LayerForward& p, const Context& context) {
     const Dims& d = p.d;
-    const int columns = columns_of(d, kProduct, Pass::forward, buckets[kBucket]);
-    const GridPlan plan = plan_of(kProduct, Pass::forward, buckets[kBucket], columns);
+    const GridRun run(kProduct, Pass::forward, buckets[kBucket], d, dev::limits());
     constexpr int kMost = most_columns<kProduct, Pass::forward, kBucket>();
-    const auto kernel = columns > kGridColumns
+    const auto kernel = run.columns > kGridColumns
                             ? grid_forward<CellType, kProduct, kBucket, kMost>
                             : grid_forward<CellType, kProduct, kBucket, kGridColumns>;
-    const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, columns);
+    const auto told = tell<typename Kind<kProduct>::Storage>(p, context, run);
     const int64_t bytes = state_bytes(d, p.dtype);
-    const StreamedOfAll streamed = streamed_of(d, context, plan);
-    unsigned char* const handed_on =
-        streamed.first + streamed_part(Pass::forward, d, columns, plan);
     const Exchange exchange =
-        in_y(d, p.dtype) ? Exchange{static_cast<unsigned char*>(p.y), int(d.D * bytes), bytes, true}
-                         : Exchange{handed_on, int(bytes), d.N * bytes, false};
+        in_y(d, p.dtype)
+            ? Exchange{static_cast<unsigned char*>(p.y), int(d.D * bytes), bytes, true}
+            : Exchange{workspace_at(context, run.handed_on_at()), int(bytes), d.N * bytes, false};
     dev::fill(context, exchange.first, kAbsentByte, size_t(d.D * d.N * bytes));
-    const Waiting waits = waiting(d, context);
-    for_launches(Pass::forward, d, columns, [&](const GridShare& share, dim3 blocks) {
-      launch(context, blocks, plan, kernel, {scan, share, exchange, streamed, waits});
+    run.for_launches([&](const GridShare& share, dim3 blocks) {
+      launch(context, blocks, run, kernel,
+             {told.scan, share, exchange, told.streamed, told.waiting});
     });
   }
 
   template <class CellType, Product kProduct, int kBucket>
   static void run(const LayerBackward& p, const Context& context) {
-    const Dims& d = p.d;
-    const int columns = columns_of(d, kProduct, Pass::backward, buckets[kBucket]);
-    const GridPlan plan = plan_of(kProduct, Pass::backward, buckets[kBucket], columns);
+    const GridRun run(kProduct, Pass::backward, buckets[kBucket], p.d, dev::limits());
     constexpr int kMost = most_columns<kProduct, Pass::backward, kBucket>();
-    const auto kernel = columns > kGridColumns
+    const auto kernel = run.columns > kGridColumns
                             ? grid_backward<CellType, kProduct, kBucket, kMost>
                             : grid_backward<CellType, kProduct, kBucket, kGridColumns>;
-    const auto scan = scan_of<typename Kind<kProduct>::Storage>(p, context, columns);
-    const StreamedOfAll streamed = streamed_of(d, context, plan);
-    uint32_t* const dgates = reinterpret_cast<uint32_t*>(
-        streamed.first + streamed_part(Pass::backward, d, columns, plan));
-    const Waiting waits = waiting(d, context);
-    for_launches(Pass::backward, d, columns, [&](const GridShare& share, dim3 blocks) {
-      const Rings rings = rings_of(p.dtype, plan, columns, share, blocks);
+    const auto told = tell<typename Kind<kProduct>::Storage>(p, context, run);
+    uint32_t* const dgates = reinterpret_cast<uint32_t*>(workspace_at(context, run.handed_on_at()));
+    run.for_launches([&](const GridShare& share, dim3 blocks) {
+      const Rings rings = rings_of(p.dtype, run, share, blocks);
       dev::fill(context, dgates, 0, size_t(rings.dgates + rings.dh) * sizeof(uint32_t));
-      launch(context, blocks, plan, kernel,
-             {scan, share, dgates, dgates + rings.dgates, streamed, waits});
+      launch(context, blocks, run, kernel,
+             {told.scan, share, dgates, dgates + rings.dgates, told.streamed, told.waiting});
     });
   }
 };

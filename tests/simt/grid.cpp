@@ -48,8 +48,7 @@ bool grid_has_room_for_what_it_streams() {
     const Product product = product_of(DType::f32, tf32, kGridFloat32);
     const GridBucket& bucket = kGridBuckets[grid_bucket_of(product, H, dev::limits_here.shared)];
     const Dims d{.T = 1, .B = B, .H = H, .P = H, .D = 1, .N = B};
-    const int columns = columns_of(d, product, pass, bucket);
-    return streamed_part(pass, d, columns, plan_of(product, pass, bucket, columns));
+    return GridRun(product, pass, bucket, d, dev::limits_here).streamed();
   };
   // Two groups of 32 blocks; of 230 rows the second launch has but one slice.
   dev::limits_here = {86, 99 << 10, 80};

@@ -78,8 +78,8 @@ MUTANTS = {
     ),
     "steps of slices of eight rows": Mutant(
         DRIVER,
-        "(p, context, columns);\n    const int64_t",
-        "(p, context, kGridColumns);\n    const int64_t",
+        "upload_steps(context, p.d, p.offsets, run.columns,",
+        "upload_steps(context, p.d, p.offsets, kGridColumns,",
     ),
     # What becomes of a launch whose blocks do not all run at once.
     "nobody loses patience": Mutant(
@@ -107,8 +107,8 @@ MUTANTS = {
     ),
     "the word of the pass is one that is handed on": Mutant(
         DRIVER,
-        "(context.workspace) + steps_part(d) + kWordPart,",
-        "(context.workspace) + steps_part(d),",
+        "size_t streamed_at() const { return word_at() + 64; }",
+        "size_t streamed_at() const { return word_at(); }",
     ),
     "nobody asks what failed earlier": Mutant(
         "lstm_fused/family.cuh", "  say_what_failed_earlier();\n", ""
@@ -208,8 +208,8 @@ MUTANTS = {
     ),
     "states lie over the steps": Mutant(
         DRIVER,
-        "Exchange{handed_on, int",
-        "Exchange{static_cast<unsigned char*>(context.workspace), int",
+        "Exchange{workspace_at(context, run.handed_on_at()), int",
+        "Exchange{workspace_at(context, 0), int",
     ),
     # What is streamed.
     "all blocks stream from one place": Mutant(
@@ -237,13 +237,13 @@ MUTANTS = {
     "memory for what TF32 streams": Mutant(DRIVER, "tf32 : {false, true})", "tf32 : {true})"),
     "states lie over what is streamed": Mutant(
         DRIVER,
-        "streamed.first + streamed_part(Pass::forward, d, columns, plan);",
-        "streamed.first;",
+        ": Exchange{workspace_at(context, run.handed_on_at())",
+        ": Exchange{workspace_at(context, run.streamed_at())",
     ),
     "gradients lie over what is streamed": Mutant(
         DRIVER,
-        "streamed.first + streamed_part(Pass::backward, d, columns, plan));",
-        "streamed.first);",
+        "reinterpret_cast<uint32_t*>(workspace_at(context, run.handed_on_at()))",
+        "reinterpret_cast<uint32_t*>(workspace_at(context, run.streamed_at()))",
     ),
     "y holds states of odd length": Mutant(
         DRIVER,

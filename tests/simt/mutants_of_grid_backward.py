@@ -92,12 +92,9 @@ MUTANTS = {
         BACKWARD, "= dgates_words(kColumns, kPlan", "= dgates_words(kGridColumns, kPlan"
     ),
     "memory for gradients of eight rows": Mutant(
-        DRIVER, "dgates_words(columns, plan.width", "dgates_words(kGridColumns, plan.width"
-    ),
-    "steps of slices of eight rows, backward": Mutant(
         DRIVER,
-        "(p, context, columns);\n    const StreamedOfAll",
-        "(p, context, kGridColumns);\n    const StreamedOfAll",
+        "dgates_words(run.columns, run.plan.width",
+        "dgates_words(kGridColumns, run.plan.width",
     ),
     "only the last piece of dh": Mutant(
         BACKWARD, "sum = piece == 0 ? share[0] : sum + share[0];", "sum = share[0];"
