@@ -88,9 +88,15 @@ class Scan(NamedTuple):
     edits: Sequence[Edit] = ()
 
 
-NOBODY_WAITS = [Edit("grid.cuh", "!source.is_there(first + k, words[k])", "false")]
+NOBODY_WAITS = [
+    Edit("grid.cuh", "!source.is_there(first + k, words[k])", "false"),
+    Edit("grid_forward.cuh", "    if (!is_there(piece, words)) return false;\n", ""),
+    Edit("grid_backward.cuh", "    if (!source.is_there(piece, words)) return false;\n", ""),
+]
+NOBODY_ASKS = [Edit("grid.cuh", "    if (source.wanted(piece)) source.ask(piece);\n", "")]
 NOTHING_COMES = [
     *NOBODY_WAITS,
+    *NOBODY_ASKS,
     Edit(
         "grid.cuh",
         "    if (wanted(k)) source.poll(first + k, words[k]);\n  for (unsigned",
@@ -133,6 +139,9 @@ NOTHING_AHEAD = [
         "plan.copies = !forward || (ahead && false) ? 2 : 1;",
     )
 ]
+NOTHING_ASKED_FOR = [
+    Edit("grid_plan.h", "plan.asks = !bucket.streams", "plan.asks = false && !bucket.streams")
+]
 NOTHING_STREAMED = [Edit("product.cuh", "= *in_l2(tile, slice + k);", "= {1, 1, 1, 1};")]
 PARTS = {
     "nobody waits": NOBODY_WAITS,
@@ -141,6 +150,7 @@ PARTS = {
     "nothing comes, no products": [*NOTHING_COMES, *NO_PRODUCTS],
     "8 rows at a time": EIGHT_ROWS,
     "nothing ahead": NOTHING_AHEAD,
+    "nothing asked for": NOTHING_ASKED_FOR,
 }
 SCANS = [
     Scan("grid.cu", "cuda_grid", "cuda.grid", GRID),

@@ -64,6 +64,7 @@ struct Copy {
   void* to;
   const void* from;
   unsigned bytes, valid;
+  bool polls;
 };
 
 enum class State { ready, spinning, parked, done };
@@ -231,7 +232,9 @@ void Machine::entry() {
 
 void Machine::end_thread() {
   Thread& thread = *current_;
-  if (!thread.copies.empty() || !thread.open_copies.empty())
+  bool copies = !thread.open_copies.empty();
+  for (const std::vector<Copy>& group : thread.copies) copies |= !group.empty();
+  if (copies)
     fail("a thread ends with cp.async copies that it has not waited for", Where::current());
   thread.state = State::done;
   --alive_;
@@ -481,13 +484,18 @@ void* peer(const void* shared, unsigned rank, Where where) {
 
 namespace {
 void finish(const Copy& copy) {
-  std::memcpy(copy.to, copy.from, copy.valid);
+  uint64_t word = 0;
+  if (copy.polls && copy.bytes == 8)
+    word = __atomic_load_n(static_cast<const uint64_t*>(copy.from), __ATOMIC_RELAXED);
+  else if (copy.polls)
+    word = __atomic_load_n(static_cast<const uint32_t*>(copy.from), __ATOMIC_RELAXED);
+  std::memcpy(copy.to, copy.polls ? &word : copy.from, copy.valid);
   std::memset(static_cast<char*>(copy.to) + copy.valid, 0, copy.bytes - copy.valid);
 }
 }  // namespace
 
-void copy_later(void* to, const void* from, unsigned bytes, unsigned valid) {
-  const Copy copy{to, from, bytes, valid};
+void copy_later(void* to, const void* from, unsigned bytes, unsigned valid, bool polls) {
+  const Copy copy{to, from, bytes, valid, polls};
   if (coin()) return finish(copy);
   Quiet quiet;
   machine->self().open_copies.push_back(copy);

@@ -99,8 +99,8 @@ void* carve(size_t& used, size_t bytes, Where where);
 // The same place in the shared memory of the block with that rank in the cluster.
 void* peer(const void* shared, unsigned rank, Where where);
 
-// cp.async: copies of this thread, in groups.
-void copy_later(void* to, const void* from, unsigned bytes, unsigned valid);
+// cp.async: copies of this thread, in groups. polls: 4 or 8 bytes that others may be writing.
+void copy_later(void* to, const void* from, unsigned bytes, unsigned valid, bool polls = false);
 void close_copies();
 void finish_copies(size_t groups_left);
 

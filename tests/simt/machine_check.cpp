@@ -130,16 +130,26 @@ void hands_over() {
   }
 }
 alignas(16) uint32_t published[4];
-// kAll: looks at every word that it uses.
-template <bool kAll>
+// kAll: looks at every word that it uses. kAhead: has asked for them before.
+template <bool kAll, bool kAhead>
 void publishes() {
+  ptx::Shared shared;
+  uint32_t* const came = shared.take<uint32_t>(4);
   if (threadIdx.x) return;
   if (blockIdx.x == 0) {
     for (uint32_t k = 0; k < 4; ++k) ptx::publish_word(published + k, k + 1);
   } else {
-    uint32_t seen[4];
-    do ptx::poll_words(seen, published);
-    while (!seen[3] || (kAll && !(seen[0] && seen[1] && seen[2])));
+    uint32_t seen[4] = {};
+    const auto complete = [&] { return seen[3] && (!kAll || (seen[0] && seen[1] && seen[2])); };
+    if (kAhead) {
+      ptx::poll_async(came, published);
+      ptx::commit_copies();
+      while (!ptx::poll_word(published + 3)) {
+      }
+      ptx::wait_copies<0>();
+      std::memcpy(seen, came, sizeof seen);
+    }
+    while (!complete()) ptx::poll_words(seen, published);
     data[5] = float(seen[0] + seen[1] + seen[2] + seen[3]);
   }
 }
@@ -223,7 +233,7 @@ struct Case {
 constexpr size_t kShared = 256;  // 64 floats
 const simt::Launch kBlock{.grid = 1, .block = 64, .shared = kShared};
 const simt::Launch kBlocks{.grid = 4, .block = 64, .cooperative = true};
-const simt::Launch kTwoBlocks{.grid = 2, .block = 64, .cooperative = true};
+const simt::Launch kTwoBlocks{.grid = 2, .block = 64, .shared = kShared, .cooperative = true};
 const simt::Launch kApart{.grid = 4, .block = 64};
 const simt::Launch kPair{.grid = 2, .block = 64, .shared = 4096, .cluster = 2};
 
@@ -248,8 +258,10 @@ const Case cases[] = {
     {"waits_without_cooperation", waits_for_another_block, kApart, -1},
     {"hands_over", hands_over<true>, kTwoBlocks, -1},
     {"hands_over_relaxed", hands_over<false>, kTwoBlocks, -1},
-    {"publishes", publishes<true>, kTwoBlocks, 10},
-    {"publishes_believing_one", publishes<false>, kTwoBlocks, 10},
+    {"publishes", publishes<true, false>, kTwoBlocks, 10},
+    {"publishes_believing_one", publishes<false, false>, kTwoBlocks, 10},
+    {"asks_ahead", publishes<true, true>, kTwoBlocks, 10},
+    {"asks_ahead_believing_one", publishes<false, true>, kTwoBlocks, 10},
     {"publishes_a_flag", publishes_a_flag, kTwoBlocks, -1},
     {"never_comes", never_comes, kBlocks, -1},
     {"ring", ring<true, true>, kPair, 10},

@@ -18,20 +18,20 @@ MUTANTS = {
     ),
     "no barrier behind h": Mutant(
         FORWARD,
-        "take_h(rows_before, rows, turn, h_now);\n        __syncthreads();",
-        "take_h(rows_before, rows, turn, h_now);",
+        "kPlan.copies == 1 && turns > 1);\n        __syncthreads();",
+        "kPlan.copies == 1 && turns > 1);",
         "thread",
     ),
     "a barrier of the warp behind the sums": Mutant(
         FORWARD,
-        "      __syncthreads();\n\n      if (!Slice::owns_cells()) continue;",
-        "      __syncwarp();\n\n      if (!Slice::owns_cells()) continue;",
+        "      __syncthreads();\n      if constexpr (kPlan.copies == 1) {",
+        "      __syncwarp();\n      if constexpr (kPlan.copies == 1) {",
         "thread",
     ),
     "a barrier of those who own cells": Mutant(
         FORWARD,
-        "      __syncthreads();\n\n      if (!Slice::owns_cells()) continue;",
-        "\n      if (!Slice::owns_cells()) continue;\n      __syncthreads();",
+        "      __syncthreads();\n      if constexpr (kPlan.copies == 1) {",
+        "      if (Slice::owns_cells()) __syncthreads();\n      if constexpr (kPlan.copies == 1) {",
     ),
     "sums are handed over where the next ones are": Mutant(
         FORWARD,
@@ -63,9 +63,29 @@ MUTANTS = {
     "sums are handed over while others are read": Mutant(
         FORWARD, "sums_now + (kPlan.copies - 1) * kSums;", "sums_now;", "thread"
     ),
-    "a turn waits for itself": Mutant(FORWARD, "turns > 2 && (turn > 0 || same_step);", "true;"),
+    "a turn waits for itself": Mutant(
+        FORWARD, "turns > 2 && (turn > 0 || rows_after.count > 0);", "true;"
+    ),
     "h of the turn before": Mutant(
         FORWARD, "slice.rows(before, turn + 1)", "slice.rows(before, turn)"
+    ),
+    # What is asked for ahead.
+    "nobody waits for what was asked for": Mutant(GROUP, "  ptx::wait_copies<kAfter>();\n", ""),
+    "what was asked for has always come": Mutant(
+        GROUP, "all = source.came(piece) && all;", "source.came(piece);"
+    ),
+    "what was asked for is not rounded": Mutant(
+        FORWARD, "    if (Self::kRounds) take(piece, words);\n", ""
+    ),
+    "h is asked for over the one that is read": Mutant(
+        FORWARD,
+        "ask_for_h(rows_before, rows, h_next);",
+        "ask_for_h(rows_before, rows, h_now);",
+    ),
+    "h of this step is asked for": Mutant(
+        FORWARD,
+        "use(slice.rows(now, 0), slice.rows(next, 0), 0);",
+        "use(slice.rows(before, 0), slice.rows(next, 0), 0);",
     ),
     "the first eight rows twice": Mutant(
         PRODUCT, "columns + eight * kColumns * kPitch + tile", "columns + tile"
@@ -268,7 +288,7 @@ MUTANTS = {
     ),
     "h0 of rows that go on": Mutant(
         FORWARD,
-        "for (int row = going_on; row < rows.count; ++row)",
+        "for (int row = going_on(rows_before, rows); row < rows.count; ++row)",
         "for (int row = 0; row < rows.count; ++row)",
         "thread",
     ),

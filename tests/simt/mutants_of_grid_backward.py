@@ -96,6 +96,17 @@ MUTANTS = {
         "dgates_words(run.columns, run.plan.width",
         "dgates_words(kGridColumns, run.plan.width",
     ),
+    "what was asked for has always come, backward": Mutant(
+        BACKWARD, "    if (!source.is_there(piece, words)) return false;\n", ""
+    ),
+    "pieces that were asked for lie over each other": Mutant(
+        BACKWARD,
+        "ptx::poll_tagged_async(place + piece * kGridThreads, from);",
+        "ptx::poll_tagged_async(place, from);",
+    ),
+    "gradients and dh that were asked for lie over each other": Mutant(
+        BACKWARD, "asked_dh = Asked::take(shared, kGridParts / 2);", "asked_dh = asked_gates;"
+    ),
     "only the last piece of dh": Mutant(
         BACKWARD, "sum = piece == 0 ? share[0] : sum + share[0];", "sum = share[0];"
     ),

@@ -70,7 +70,28 @@ __global__ void publish(Words words) {
   }
 }
 
-// The same by pairs of word and tag, in two places by turns: the tag is the turn.
+// The same, asked for while the other block may be writing; what has come by then must be right.
+__global__ void ask_ahead(Words words) {
+  ptx::Shared shared;
+  uint32_t* const came = shared.take<uint32_t>(32 * 4) + 4 * threadIdx.x;
+  uint32_t* const mine = words.scratch + words.at(blockIdx.x, threadIdx.x);
+  const uint32_t* const theirs = words.scratch + words.at(blockIdx.x ^ 1, 31 - threadIdx.x);
+  for (int first = 0; first < 8; first += 4) {
+    ptx::poll_async(came, theirs + first);
+    ptx::commit_copies();
+    for (int k = first; k < first + 4; ++k) ptx::publish_word(mine + k, words.input()[k] | 1);
+    ptx::wait_copies<0>();
+    uint32_t seen[4];
+    wait_until([&] {
+      ptx::poll_words(seen, theirs + first);
+      return seen[0] && seen[1] && seen[2] && seen[3];
+    });
+    for (int k = 0; k < 4; ++k)
+      words.output()[first + k] = came[k] && came[k] != seen[k] ? 0 : seen[k];
+  }
+}
+
+// As publish, by pairs of word and tag, in two places by turns: the tag is the turn.
 __global__ void publish_pairs(Words words) {
   uint32_t* const mine = words.scratch + words.at(blockIdx.x, threadIdx.x);
   const uint32_t* const theirs = words.scratch + words.at(blockIdx.x ^ 1, 31 - threadIdx.x);

@@ -231,10 +231,12 @@ void check_flags() {
   check_words(added, 5, [&](int, int lane, int k) {
     return k == 4 ? 4 * 32 * 33 / 2 : added.input(k, 31 - lane, 0);
   });
-  const Run published = run("publish");
-  check_words(published, 8, [&](int block, int lane, int k) {
-    return published.input(1 - block, 31 - lane, k) | 1;
-  });
+  for (const char* const name : {"publish", "ask_ahead"}) {
+    const Run published = run(name);
+    check_words(published, 8, [&](int block, int lane, int k) {
+      return published.input(1 - block, 31 - lane, k) | 1;
+    });
+  }
   const Run given_up = run("give_up");
   check_words(given_up, 4, [&](int block, int lane, int k) {
     const uint32_t want[4] = {0, given_up.input(block, lane, 0),

@@ -71,6 +71,7 @@ inline const Probe kProbes[] = {
     {"take_turns", take_turns, {}, {}, 2, 0, 0, 1, true},
     {"add_from_all", add_from_all, {}, {}, 4, 0, 0, 1, true},
     {"publish", publish, {}, {}, 2, 0, 0, 1, true},
+    {"ask_ahead", ask_ahead, {}, {}, 2, 16, 0, 1, true},
     {"publish_pairs", publish_pairs, {}, {}, 2, 0, 0, 1, true},
     {"give_up", give_up, {}, {}, 2, 0, 0, 1, true},
     {"count_arrivals", count_arrivals, {}, {}, 1, 0, 1},

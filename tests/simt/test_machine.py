@@ -30,6 +30,7 @@ WRONG = {
     "waits_without_cooperation": ("deadlock",) * 3,
     "hands_over_relaxed": (None, None, "data race"),
     "publishes_believing_one": ("data[5] is",) * 3,
+    "asks_ahead_believing_one": ("data[5] is",) * 3,
     "publishes_a_flag": (None, None, "data race"),
     "never_comes": ("deadlock",) * 3,
     "ring_without_first_sync": (None, None, "data race"),
@@ -41,7 +42,7 @@ WRONG = {
     "arrives_twice": ("more arrivals at an mbarrier than it counts",) * 3,
 }
 RIGHT = ["sum_of_neighbours", "collectives", "copies", "waits_for_another_block", "hands_over"]
-RIGHT += ["publishes", "ring", "sends"]
+RIGHT += ["publishes", "asks_ahead", "ring", "sends"]
 # Noticed whatever the schedule is: no order of the threads hides them.
 ALWAYS = {"data race", "deadlock"}
 # But for this one: the messages that nobody waits for may happen to come early.

@@ -96,7 +96,8 @@ struct Group {
       reinterpret_cast<uint4*>(buffer)[k] = {0, 0, 0, 0};
   }
 
-  // The factors in a word that was handed on.
+  // The factors in a word that was handed on: but for the rounding to TF32 its own bits.
+  static constexpr bool kRounds = kProduct == Product::tf32;
   static __device__ __forceinline__ uint32_t factors(uint32_t word) {
     if constexpr (sizeof(T) == 2) return word;
     float x;
@@ -174,6 +175,24 @@ __device__ __forceinline__ void receive(const Source& source, const Waiting& wai
 #pragma unroll
   for (int first = 0; first < kPieces; first += kAtOnce)
     receive_some<kPieces, kAtOnce>(first, source, waiting);
+}
+
+// Asks for all that a thread wants, without waiting for it; commit_copies makes a group of that.
+template <int kPieces, class Source>
+__device__ __forceinline__ void ask(const Source& source) {
+#pragma unroll
+  for (int piece = 0; piece < kPieces; ++piece)
+    if (source.wanted(piece)) source.ask(piece);
+}
+// Whether all of it was there when it was asked for, kAfter groups ago. If not, receive takes it.
+template <int kPieces, int kAfter, class Source>
+__device__ __forceinline__ bool have_come(const Source& source) {
+  ptx::wait_copies<kAfter>();
+  bool all = true;
+#pragma unroll
+  for (int piece = 0; piece < kPieces; ++piece)
+    if (source.wanted(piece)) all = source.came(piece) && all;
+  return all;
 }
 
 }  // namespace lf::cuda

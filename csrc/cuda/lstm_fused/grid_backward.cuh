@@ -9,7 +9,8 @@
 //   registers   W_hh transposed as fragments: a tile for each gate, a warp 16 of the 128 units;
 //               what the next step or rows read, on its way
 //   shared      the gradients of the part's gates as factors, twice: 8 or 16 rows come in while
-//               others are multiplied; dc and dh of the cells that the block owns
+//               others are multiplied; dc and dh of the cells that the block owns; words and tags
+//               that are asked for ahead
 //   L2          gradients of gates, from who owns a cell to the blocks that hold its part;
 //               the parts' shares of dh, from there to who owns the cell; fragments as forward
 //   waits       for both, and one __syncthreads for 8 or 16 rows: the gradients are there
@@ -25,12 +26,17 @@
 // anything that was computed of it is written; within a block by __syncthreads, and for the two
 // units of a word by the shuffle that joins them.
 //
+// With 16 rows and from three turns on both are asked for ahead, as forward: dh of a turn before
+// the products behind the turn before it, and gradients, which were handed on just before the last
+// products, before the cells of the next turn. A tag tells whether they had come by then.
+//
 // Bound at H = 1024 in bf16, 8 rows: two trips through L2, 1.3 us; 16 KB of gradients in, 8 KB of
 // dh out and in, 0.3; the products, for which every warp reads all 8 KB of gradients, 0.29; the
 // cell, 0.1: some 2 us a step. With more rows the trips of some hide behind the products of others,
 // and with more than 24 there are 16 at a time, where there is such a kernel (grid_plan.h): for
 // them fragments are read once, and each round of loads, each barrier and each cell's chain is
-// there once. Beyond H = 1024, and where fragments are streamed, as forward.
+// there once; where all is asked for in time the three rounds of loads, 0.2 us each, are not waited
+// for. Beyond H = 1024, and where fragments are streamed, as forward.
 //
 // In float32 by three products (product.cuh) it is the scheduler that bounds these, by 46
 // instructions for two slices of a tile: 1.7 us at H = 1024, and 160 KB of fragments from shared
@@ -69,6 +75,26 @@ __device__ __forceinline__ void poll_pairs(uint32_t (&words)[4], const uint32_t*
   words[0] = word[0], words[1] = word[1], words[2] = tags[0], words[3] = tags[1];
 }
 
+// Where a thread's pieces come that it asks for ahead.
+struct Asked {
+  uint4* place;  // of its first one
+
+  static __device__ __forceinline__ Asked take(ptx::Shared& shared, int pieces) {
+    return {shared.take<uint4>(pieces * kGridThreads) + threadIdx.x};
+  }
+  __device__ __forceinline__ void ask(int piece, const uint32_t* from) const {
+    ptx::poll_tagged_async(place + piece * kGridThreads, from);
+  }
+  template <class Source>
+  __device__ __forceinline__ bool came(int piece, const Source& source) const {
+    const uint4 pairs = place[piece * kGridThreads];
+    const uint32_t words[4] = {pairs.x, pairs.z, pairs.y, pairs.w};
+    if (!source.is_there(piece, words)) return false;
+    source.take(piece, words);
+    return true;
+  }
+};
+
 // The gradients of a turn's rows of a part, with the tag, into `to` as factors.
 template <class Self>
 struct PartOfGates {
@@ -81,25 +107,32 @@ struct PartOfGates {
   int rows;
   uint32_t tag;
   unsigned char* to;
+  Asked asked;
 
   __device__ __forceinline__ PartOfGates(const uint32_t* gates, int units, int rows, uint32_t tag,
-                                         unsigned char* factors)
+                                         unsigned char* factors, Asked asked)
       : from(gates + Self::first_row() * kRowWords + Self::first_byte() / 4),
         units(units),
         rows(rows - Self::first_row()),
         tag(tag),
-        to(factors + Self::first_row() * Self::kPlan.pitch + Self::first_byte() / 2) {}
+        to(factors + Self::first_row() * Self::kPlan.pitch + Self::first_byte() / 2),
+        asked(asked) {}
 
   __device__ __forceinline__ bool wanted(int piece) const {
     const int unit = (Self::first_byte() + Self::bytes_on(piece)) / (2 * kSize) % kUnits;
     return Self::rows_on(piece) < rows && unit < units;
   }
+  __device__ __forceinline__ const uint32_t* from_of(int piece) const {
+    return from + Self::rows_on(piece) * kRowWords + Self::bytes_on(piece) / 4;
+  }
   __device__ __forceinline__ void poll(int piece, uint32_t (&words)[4]) const {
-    poll_pairs(words, from + Self::rows_on(piece) * kRowWords + Self::bytes_on(piece) / 4);
+    poll_pairs(words, from_of(piece));
   }
   __device__ __forceinline__ bool is_there(int, const uint32_t (&words)[4]) const {
     return words[2] == tag && words[3] == tag;
   }
+  __device__ __forceinline__ void ask(int piece) const { asked.ask(piece, from_of(piece)); }
+  __device__ __forceinline__ bool came(int piece) const { return asked.came(piece, *this); }
   __device__ __forceinline__ void take(int piece, const uint32_t (&words)[4]) const {
     unsigned char* const row = to + Self::rows_on(piece) * Self::kPlan.pitch;
     *reinterpret_cast<uint2*>(row + Self::bytes_on(piece) / 2) = {Self::factors(words[0]),
@@ -114,11 +147,16 @@ struct SharesOfDh {
   int parts;             // 0: nothing is wanted
   uint32_t tag;
   float& sum;
+  Asked asked;
 
   __device__ __forceinline__ bool wanted(int piece) const { return 2 * piece < parts; }
   __device__ __forceinline__ void poll(int piece, uint32_t (&words)[4]) const {
     poll_pairs(words, from + piece * kCells * 4);
   }
+  __device__ __forceinline__ void ask(int piece) const {
+    asked.ask(piece, from + piece * kCells * 4);
+  }
+  __device__ __forceinline__ bool came(int piece) const { return asked.came(piece, *this); }
   __device__ __forceinline__ bool is_there(int piece, const uint32_t (&words)[4]) const {
     return words[2] == tag && (words[3] == tag || 2 * piece + 1 == parts);
   }
@@ -153,6 +191,14 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   unsigned char* now_written = shared.take<unsigned char>(int(kPlan.buffer));
   float* const dh_of_all = shared.take<float>(kPlan.turns * kPlan.cells);
   float* const dc_of_all = shared.take<float>(kPlan.turns * kPlan.cells);
+  // A turn makes a group of copies of gradients, and after its cells one of dh, be it of nothing:
+  // there is always one more behind the group that is waited for.
+  const bool asks = kPlan.asks && turns > 2;
+  Asked asked_gates{nullptr}, asked_dh{nullptr};
+  if constexpr (kPlan.asks) {
+    asked_gates = Asked::take(shared, Self::kPieces);
+    asked_dh = Asked::take(shared, kGridParts / 2);
+  }
   typename Self::Matrix w_hh;
   const auto element = [&](int tile, int row, int k) {
     const int from = part * kUnits + k, to = output + row;
@@ -197,12 +243,14 @@ __global__ void __launch_bounds__(kGridThreads, 1)
     return p.dh + hands(tag, turn) * dh_words(int(gridDim.x), kPlan.cells) +
            (block * (kGridParts / 2) * kPlan.cells + place) * 4;
   };
-  const auto take_dh = [&](uint32_t tag, int turn, const StepRows& rows) {
+  const auto shares_of_dh = [&](uint32_t tag, int turn) {
+    return SharesOfDh<kPlan.cells>{dh_at(tag, turn, int(blockIdx.x), int(threadIdx.x)), parts, tag,
+                                   dh_of_all[Slice::place(turn)], asked_dh};
+  };
+  const auto take_dh = [&](uint32_t tag, int turn, const StepRows& rows, bool asked) {
     if (!slice.active(rows)) return;
-    using Shares = SharesOfDh<kPlan.cells>;
-    receive<kGridParts / 2>(Shares{dh_at(tag, turn, int(blockIdx.x), int(threadIdx.x)), parts, tag,
-                                   dh_of_all[Slice::place(turn)]},
-                            p.waiting);
+    if (!asked || !have_come<kGridParts / 2, 1>(shares_of_dh(tag, turn)))
+      receive<kGridParts / 2>(shares_of_dh(tag, turn), p.waiting);
   };
 
   const auto load_turn = [&](const StepRows& step, int n, int turn) {
@@ -211,7 +259,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   StepRows after{0, 0}, now = slice.step(slice.steps - 1);
   // What the step after has sent back, the cells of a turn, and their gradients on their way.
   const auto update = [&](int n, uint32_t tag, int turn) {
-    take_dh(tag - 1, turn, slice.rows(after, turn));
+    take_dh(tag - 1, turn, slice.rows(after, turn), asks);
     const StepRows rows = slice.rows(now, turn);
     if (rows.count == 0 || !Slice::owns_cells()) return;
     T kept[4] = {T(0.f), T(0.f), T(0.f), T(0.f)};
@@ -250,12 +298,17 @@ __global__ void __launch_bounds__(kGridThreads, 1)
     else
       load_turn(slice.step(n - 1), n - 1, 0);
   };
+  const auto with_gates = [&](uint32_t tag, int turn, int rows, const auto& use) {
+    use(Gates{dgates_at(tag, turn, part), units, rows, tag, now_written, asked_gates});
+  };
   // The products of the part's gradients, and their shares of dh on their way.
   const auto send_back = [&](uint32_t tag, int turn) {
     const int rows = slice.rows(now, turn).count;
     if (rows == 0 || units <= 0) return;
-    receive<Self::kPieces>(Gates{dgates_at(tag, turn, part), units, rows, tag, now_written},
-                           p.waiting);
+    with_gates(tag, turn, rows, [&](const Gates& gates) {
+      if (!asks || turn == 0 || !have_come<Self::kPieces, 1>(gates))
+        receive<Self::kPieces>(gates, p.waiting);
+    });
     unsigned char* const written = now_written;
     now_written = now_read, now_read = written;
     __syncthreads();
@@ -296,14 +349,28 @@ __global__ void __launch_bounds__(kGridThreads, 1)
     const bool sends = n > 0 || scan.dh0;
     // A turn's gradients are on their way while the one before it multiplies.
     for (int turn = 0; turn <= turns; ++turn) {
+      // Gradients that were handed on before the last products; the first turn has none before it.
+      if (asks) {
+        if (turn > 1 && sends)
+          with_gates(tag, turn - 1, slice.rows(now, turn - 1).count,
+                     [&](const Gates& gates) { ask<Self::kPieces>(gates); });
+        ptx::commit_copies();
+      }
       if (turn < turns) update(n, tag, turn);
+      if (asks) {
+        const bool same_step = turn + 1 < turns;
+        if (turn < turns && (same_step || n > 0) &&
+            slice.active(same_step ? slice.rows(after, turn + 1) : slice.rows(now, 0)))
+          ask<kGridParts / 2>(same_step ? shares_of_dh(tag - 1, turn + 1) : shares_of_dh(tag, 0));
+        ptx::commit_copies();
+      }
       if (turn > 0 && sends) send_back(tag, turn - 1);
     }
     after = now, now = slice.step(n - 1);
   }
 
   for (int turn = 0; Slice::owns_cells() && turn < turns; ++turn) {
-    if (scan.dh0) take_dh(uint32_t(slice.steps), turn, slice.rows(after, turn));
+    if (scan.dh0) take_dh(uint32_t(slice.steps), turn, slice.rows(after, turn), false);
     if (!slice.exists(turn)) continue;
     if (scan.dh0) narrow(dh_of_all[Slice::place(turn)], scan.dh0[slice.state(turn)]);
     scan.dc0[slice.state(turn)] = dc_of_all[Slice::place(turn)];

@@ -23,6 +23,12 @@
 // after reading it. Nobody waits for himself: h of the next turn was handed on behind the barrier
 // of the turn before this one, or earlier, as it is never this turn's own.
 //
+// Where turns follow each other h of the next one was handed on long before it is needed, and only
+// the trip of the loads that find it would be waited for, once for each four pieces of a thread. So
+// it is asked for ahead, by cp.async into its place in shared memory: with two copies before the
+// products, and behind the barrier where there is one. What was not there yet when asked for says
+// so in shared memory as it does in registers, and is looked for again.
+//
 // Refuses projections, fp64, H over grid_plan.h's, and H over 128 for every 8 multiprocessors,
 // which backward needs.
 //
@@ -32,8 +38,9 @@
 // some hides behind the products of others, but for the loads that find them there. 16 rows: the
 // products, 0.48; h in, 0.3, as two rounds of loads; into shared memory, 0.15; sums, 0.15; the
 // cells of all threads at once, 0.15: some 1.1 us, where twice 8 rows would be 1.8, as every wait
-// and every latency is there once. Beyond H = 1024 come rounds of loads, each 0.2 us, and 16 KB of
-// fragments from shared memory, 0.07 us, for each that registers do not hold, again for every turn.
+// and every latency is there once; and some 0.8 where h was asked for in time. Beyond H = 1024 come
+// rounds of loads, each 0.2 us where they are not asked for ahead, and 16 KB of fragments from
+// shared memory, 0.07 us, for each that registers do not hold, again for every turn.
 //
 // In float32 by three products (product.cuh) these take 1.45 us at H = 1024, h of twice the bytes
 // 0.3 more and 160 KB of fragments from shared memory 0.7: some 3.6 us a step, and at H = 512,
@@ -96,17 +103,34 @@ struct States {
   __device__ __forceinline__ bool wanted(int piece) const {
     return Self::rows_on(piece) < rows && Self::bytes_on(piece) < bytes;
   }
+  __device__ __forceinline__ const uint32_t* from_of(int piece) const {
+    return reinterpret_cast<const uint32_t*>(from + Self::rows_on(piece) * stride +
+                                             Self::bytes_on(piece));
+  }
   __device__ __forceinline__ void poll(int piece, uint32_t (&words)[4]) const {
-    const unsigned char* const at = from + Self::rows_on(piece) * stride + Self::bytes_on(piece);
-    ptx::poll_words(words, reinterpret_cast<const uint32_t*>(at));
+    ptx::poll_words(words, from_of(piece));
   }
   __device__ __forceinline__ bool is_there(int, const uint32_t (&words)[4]) const {
     return words[0] != kAbsent && words[1] != kAbsent && words[2] != kAbsent && words[3] != kAbsent;
   }
+  __device__ __forceinline__ uint4* at(int piece) const {
+    return reinterpret_cast<uint4*>(to + Self::rows_on(piece) * Self::kPlan.pitch +
+                                    Self::bytes_on(piece));
+  }
   __device__ __forceinline__ void take(int piece, const uint32_t (&words)[4]) const {
-    unsigned char* const at = to + Self::rows_on(piece) * Self::kPlan.pitch + Self::bytes_on(piece);
-    *reinterpret_cast<uint4*>(at) = {Self::factors(words[0]), Self::factors(words[1]),
-                                     Self::factors(words[2]), Self::factors(words[3])};
+    *at(piece) = {Self::factors(words[0]), Self::factors(words[1]), Self::factors(words[2]),
+                  Self::factors(words[3])};
+  }
+  // Ahead of its time, into the place where it is wanted, and whether it has come.
+  __device__ __forceinline__ void ask(int piece) const {
+    ptx::poll_async(at(piece), from_of(piece));
+  }
+  __device__ __forceinline__ bool came(int piece) const {
+    const uint4 all = *at(piece);
+    const uint32_t words[4] = {all.x, all.y, all.z, all.w};
+    if (!is_there(piece, words)) return false;
+    if (Self::kRounds) take(piece, words);
+    return true;
   }
 };
 
@@ -161,18 +185,33 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   const int bytes = int(p.exchange.is_y ? H * sizeof(T) : p.exchange.row);  // of a state
   // What a turn's rows at a step start from, as factors: rows that go on, and behind them rows that
   // begin.
+  const auto going_on = [](const StepRows& rows_before, const StepRows& rows) {
+    return rows_before.count < rows.count ? rows_before.count : rows.count;
+  };
+  // A struct that a lambda returned would cost registers.
+  const auto with_states = [&](const StepRows& rows_before, const StepRows& rows, unsigned char* to,
+                               const auto& use) {
+    use(States<Self>{states_at(rows_before), p.exchange.row, bytes, going_on(rows_before, rows),
+                     to});
+  };
   const auto take_h = [&](const StepRows& rows_before, const StepRows& rows, int turn,
-                          unsigned char* to) {
-    const int going_on = rows_before.count < rows.count ? rows_before.count : rows.count;
-    for (int row = going_on; row < rows.count; ++row) {
+                          unsigned char* to, bool asked) {
+    for (int row = going_on(rows_before, rows); row < rows.count; ++row) {
       const int64_t state =
           slice.direction * scan.sizes.B + slice.first_row + turn * kColumns + row;
       for (int k = int(threadIdx.x); k < H; k += kGridThreads)
         reinterpret_cast<Factor*>(to + row * kPlan.pitch)[k] =
             Kind<kProduct>::factor(scan.h0 ? scan.h0[state * H + k] : T(0.f));
     }
-    receive<Self::kPieces>(
-        States<Self>{states_at(rows_before), p.exchange.row, bytes, going_on, to}, p.waiting);
+    with_states(rows_before, rows, to, [&](const States<Self>& states) {
+      if (!asked || !have_come<Self::kPieces, 0>(states)) receive<Self::kPieces>(states, p.waiting);
+    });
+  };
+
+  const auto ask_for_h = [&](const StepRows& rows_before, const StepRows& rows, unsigned char* to) {
+    with_states(rows_before, rows, to,
+                [&](const States<Self>& states) { ask<Self::kPieces>(states); });
+    ptx::commit_copies();
   };
 
   StepRows before = slice.step(-1), now = slice.step(0), next = slice.step(1);
@@ -190,11 +229,24 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       load_input(rows_after.count > 0 ? rows_after : slice.rows(next, 0));
 
       if (kPlan.copies == 1 || !is_there) {
-        take_h(rows_before, rows, turn, h_now);
+        take_h(rows_before, rows, turn, h_now, kPlan.asks && kPlan.copies == 1 && turns > 1);
         __syncthreads();
       } else {
         __syncwarp();  // no barrier since the cells, and products are of whole warps
       }
+      const auto of_next = [&](int turn, const auto& use) {
+        if (turn + 1 < turns && slice.rows(now, turn + 1).count > 0)
+          use(slice.rows(before, turn + 1), slice.rows(now, turn + 1), turn + 1);
+        else
+          use(slice.rows(now, 0), slice.rows(next, 0), 0);
+      };
+      // Not where the next turn is this one again, which has still to hand its h on. Nor where it
+      // is the one just before, as of two: these products would be done before its trip through L2.
+      const bool ahead = kPlan.copies == 2 && turns > 2 && (turn > 0 || rows_after.count > 0);
+      if (kPlan.asks && ahead)
+        of_next(turn, [&](const StepRows& rows_before, const StepRows& rows, int) {
+          ask_for_h(rows_before, rows, h_next);
+        });
       const auto share = [&](const auto& sums, int first_column) {
         share_sums<kProduct>(sums, Self::lane(), [&](int unit, int column) -> float4& {
           return sums_now[term_share * kPlan.cells +
@@ -212,16 +264,21 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       }
       share(sums, 0);
       if constexpr (kPlan.copies == 2) {
-        // Not of the turn itself: it would wait for what it has still to hand on. Nor of the turn
-        // just before, as of two: its trip through L2 would stand between these products and their
-        // cells.
-        const bool same_step = rows_after.count > 0;
-        is_there = turns > 2 && (turn > 0 || same_step);
-        if (is_there)
-          take_h(same_step ? slice.rows(before, turn + 1) : slice.rows(now, 0),
-                 same_step ? rows_after : slice.rows(next, 0), same_step ? turn + 1 : 0, h_next);
+        if (ahead)
+          of_next(int(ptx::unknown(uint32_t(turn))),
+                  [&](const StepRows& rows_before, const StepRows& rows, int turn) {
+                    take_h(rows_before, rows, turn, h_next, kPlan.asks);
+                  });
+        is_there = ahead;
       }
       __syncthreads();
+      if constexpr (kPlan.copies == 1) {
+        if (kPlan.asks && turns > 1)
+          of_next(int(ptx::unknown(uint32_t(turn))),
+                  [&](const StepRows& rows_before, const StepRows& rows, int) {
+                    ask_for_h(rows_before, rows, h_now);
+                  });
+      }
 
       if (!Slice::owns_cells()) continue;
 #pragma unroll

@@ -24,8 +24,8 @@ constexpr int kMostRows = 112;
 // eight warps: 256 factors in 16 bits, 128 in float32), and how many fragments registers hold,
 // forward and backward with 8 columns, and the same with 16, where forward tiles are half as many
 // and twice as long: the most without a spill on any of the architectures, of tf32x3 in pairs (two
-// more forward at H = 512 and backward at 384 spill 8 and 16 bytes on sm_100). 0: there is no
-// kernel.
+// more forward at H = 512 and backward at 384 spill 8 and 16 bytes on sm_100, and so does one more
+// forward with 16 columns of 6 and 8 pairs, there or on sm_80). 0: there is no kernel.
 //
 // Where a group cannot hold W_hh, or a GPU's blocks have too little shared memory for the others,
 // there are kernels that stream: what neither registers nor shared memory hold comes out of L2 in
@@ -40,8 +40,8 @@ constexpr GridBucket kGridBuckets[] = {
     {2, {4, 4, 8, 4}, {4, 4, 8, 4}, {4, 4}},      // 512, 256
     {3, {6, 6, 12, 6}, {6, 6, 12, 6}, {6, 2}},    // 768, 384
     {4, {8, 8, 16, 8}, {8, 8, 16, 8}, {4, 4}},    // 1024, 512
-    {6, {10, 8, 20, 8}, {10, 8, 20, 7}, {6, 6}},  // 1536, 768
-    {8, {9, 8, 20, 8}, {9, 8, 18, 7}, {6, 6}},    // 2048, 1024
+    {6, {10, 8, 18, 8}, {10, 8, 18, 7}, {6, 6}},  // 1536, 768
+    {8, {9, 8, 17, 8}, {9, 8, 17, 7}, {6, 6}},    // 2048, 1024
     {9, {9, 8, 20}, {9, 7, 20}, {}},              // 2304, 1152
     // These stream:
     {8, {8, 6, 16, 6}, {8, 6, 16, 6}, {6, 4}, true},  // 2048, 1024
@@ -69,6 +69,8 @@ struct GridPlan {
   int pitch;      // from one row of factors to the next, bytes
   size_t buffer;  // bytes: the factors of a turn's rows
   int copies;     // of it; forward of the sums, too
+  bool asks;      // for what the next turn needs, before it needs it
+  size_t asked;   // bytes: backward, of what is asked for, words and tags
   size_t shared;  // bytes of shared memory, as the kernels take it
 };
 
@@ -103,7 +105,14 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
   // sums of this one are added up. Who streams has more use for that memory.
   const bool ahead = wide > 1 && !bucket.streams && fixed + rest * slice + 2 * copy <= kMostShared;
   plan.copies = !forward || ahead ? 2 : 1;
-  const size_t used = fixed + plan.copies * copy;
+  // Where turns follow each other, with 8 columns only if there is no kernel for 16. The widest
+  // have no registers for it, or backward no memory, and turns that stream take longer anyhow.
+  plan.asks = !bucket.streams &&
+              (wide > 1 ? bucket.pairs < (forward ? 9 : 8) : forward && product == Product::tf32x3);
+  const int pieces =
+      columns / kGridWarps * bucket.pairs + kGridParts / 2;  // of gradients and of dh
+  plan.asked = plan.asks && !forward ? size_t(pieces) * kGridThreads * 16 : 0;
+  const size_t used = fixed + plan.copies * copy + plan.asked;
   plan.kept = rest;
   if (bucket.streams) {
     const int fit = used < most_shared ? int((most_shared - used) / slice) : 0;

@@ -164,6 +164,15 @@ __device__ __forceinline__ void poll_words(uint32_t (&words)[4], const uint32_t*
                : "memory");
 }
 
+// The same into shared memory, as a copy that wait_copies waits for: each word as it is at some
+// moment from now until then. By the memory model cp.async is weak, and asks for no order; that of
+// 16 aligned bytes no word comes in parts is what GPUs do, by whole sectors of L2.
+__device__ __forceinline__ void poll_async(void* to, const uint32_t* from) { copy_async(to, from); }
+// The same of two pairs of word and tag, each whole.
+__device__ __forceinline__ void poll_tagged_async(void* to, const uint32_t* from) {
+  copy_async(to, from);
+}
+
 __device__ __forceinline__ uint32_t poll_word(const uint32_t* from) {
   uint32_t word;
   asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(word) : "l"(from) : "memory");

@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -153,6 +154,11 @@ inline void multiply_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
 }
 inline void multiply_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                           Where where = Where::current()) {
+  const auto is_tf32 = [](uint32_t word) {
+    return (word & 0x1fff) == 0 || (word & 0x7fffffff) > 0x7f800000;  // or NaN
+  };
+  if (!std::ranges::all_of(a, is_tf32) || !std::ranges::all_of(b, is_tf32))
+    simt::fail("mma tf32: a factor with more than 11 bits", where);
   multiply<1, tf32_of>(d, a, b, "mma tf32", where);
 }
 inline uint32_t to_tf32(float x) {
@@ -196,6 +202,23 @@ inline void poll_words(uint32_t (&words)[4], const uint32_t* from, Where where =
   simt::spin(where);
   for (int k = 0; k < 4; ++k)
     if (!(seen >> k & 1)) words[k] = __atomic_load_n(from + k, __ATOMIC_RELAXED);
+}
+
+template <class Word>
+void poll_later(void* to, const uint32_t* from, Where where) {
+  check_aligned(to, 16, "cp.async", where);
+  check_aligned(from, 16, "cp.async", where);
+  const Word* const words = reinterpret_cast<const Word*>(from);
+  for (size_t k = 0; k < 16 / sizeof(Word); ++k) {
+    __atomic_load_n(words + k, __ATOMIC_RELAXED);  // may it be read?
+    simt::copy_later(static_cast<Word*>(to) + k, words + k, sizeof(Word), sizeof(Word), true);
+  }
+}
+inline void poll_async(void* to, const uint32_t* from, Where where = Where::current()) {
+  poll_later<uint32_t>(to, from, where);
+}
+inline void poll_tagged_async(void* to, const uint32_t* from, Where where = Where::current()) {
+  poll_later<uint64_t>(to, from, where);
 }
 
 inline uint32_t poll_word(const uint32_t* from, Where where = Where::current()) {
