@@ -173,11 +173,14 @@ def why_not(name: str, case: Case) -> str | None:
 
 
 def _current(device: str) -> contextlib.AbstractContextManager[Any]:
-    """Makes a GPU the current one, for whose limits kernels answer."""
-    of_case = torch.device(device)
-    if of_case.type != "cuda" or of_case.index is None or not torch.cuda.is_available():
+    """Makes a GPU the current one, for whose limits kernels answer.
+
+    Not before CUDA is initialised: who only asks may still fork, and hears of the first GPU.
+    """
+    index = torch.device(device).index
+    if index is None or not torch.cuda.is_initialized() or index == torch.cuda.current_device():
         return contextlib.nullcontext()
-    return torch.cuda.device(of_case)
+    return torch.cuda.device(index)
 
 
 def default(device: str) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ GRID += ["fp16:1024,16,768,1", "tf32:512,16,512,1", "fp32:512,16,512,1", "fp32:5
 STREAMED = ["tf32:256,8,1536,1", "tf32:256,32,1536,1", "tf32:256,8,2048,1", "fp32:256,8,1536,1"]
 GRID += STREAMED
 FEW = ["bf16:1024,16,768,1", "bf16:512,64,1024,1", "bf16:512,256,1024,1", "bf16:512,1,512,1"]
+FEW += ["bf16:256,64,2048,1"]
 BLOCK = ["bf16:1024,64,128,1", "tf32:1024,64,128,1", "bf16:1024,8,64,1", "fp16:1024,32,160,1"]
 CLUSTER = ["bf16:1024,8,256,1", "bf16:1024,64,256,1", "bf16:512,8,512,1", "bf16:512,64,512,1"]
 CLUSTER += [
@@ -149,7 +150,7 @@ PARTS = {
     "no products": NO_PRODUCTS,
     "nothing comes, no products": [*NOTHING_COMES, *NO_PRODUCTS],
     "8 rows at a time": EIGHT_ROWS,
-    "nothing ahead": NOTHING_AHEAD,
+    "nothing ahead": [*NOTHING_AHEAD, *NOTHING_ASKED_FOR],
     "nothing asked for": NOTHING_ASKED_FOR,
 }
 SCANS = [

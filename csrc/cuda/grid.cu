@@ -46,7 +46,7 @@ struct GridRun {
     const int blocks = grid_blocks(pass, d.H);
     if (blocks > multiprocessors)
       throw std::runtime_error("lstm_fused: cuda.grid has no room on this device");
-    for_grid_launches(d.B, blocks, int(d.D), multiprocessors, columns,
+    for_grid_launches(d.B, blocks, int(d.D), multiprocessors, columns, plan.turns,
                       [&](int64_t row, int direction, const GridCut& cut) {
                         launch(
                             GridShare{int(row), direction, cut.turns},
@@ -193,7 +193,8 @@ struct GridFamily {
       const Rings rings = rings_of(p.dtype, run, share, blocks);
       dev::fill(context, dgates, 0, size_t(rings.dgates + rings.dh) * sizeof(uint32_t));
       launch(context, blocks, run, kernel,
-             {told.scan, share, dgates, dgates + rings.dgates, told.streamed, told.waiting});
+             {told.scan, share, dgates, dgates + rings.dgates, told.streamed, told.waiting,
+              run.plan.asks});
     });
   }
 };

@@ -80,7 +80,7 @@ std::optional<ScanWork> grid_work(const ScanQuestion& q, Product product) {
                 multiply_adds(kGridUnits, plan.width, columns),
                 rest_bytes(plan.kept, 0, kGridThreads, plan.tiles),
                 streamed_bytes(plan)};
-  for_grid_launches(q.B, blocks, q.D, q.multiprocessors, columns,
+  for_grid_launches(q.B, blocks, q.D, q.multiprocessors, columns, plan.turns,
                     [&](int64_t, int, const GridCut& cut) {
                       ++work.launches;
                       work.turns.push_back(cut.turns);

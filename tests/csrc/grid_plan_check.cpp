@@ -80,6 +80,12 @@ void check_plan(size_t shared, Product product, Pass pass, const GridBucket& buc
         bucket.pairs);
   check(plan.shared <= shared && plan.shared % 16 == 0, "shared", product, bucket.pairs);
   check(plan.copies == 1 || plan.copies == 2, "copies", product, bucket.pairs);
+  // What is asked for ahead: of 16 rows, or of 8 where that is all there is, and never streamed.
+  const bool may_ask =
+      !bucket.streams &&
+      (columns == kGridWide ? bucket.pairs < 9 : forward && product == Product::tf32x3);
+  const bool room = forward || bucket.pairs < (shared < kMostShared ? 6 : 8);
+  check(plan.asks == (may_ask && room), "asks", product, bucket.pairs);
   // Who changes copies with the turn owns a cell.
   check(!forward || plan.copies == 1 || plan.cells == kGridThreads, "copies of idle threads",
         product, bucket.pairs);
@@ -145,30 +151,31 @@ void check_places() {
 
 // Whether a launch has room, and its slices none but rows that there are, of `left`.
 bool is_cut_well(const GridCut& cut, int64_t left, int blocks, int D, int multiprocessors,
-                 int columns) {
+                 int columns, int most_turns) {
   if (cut.blocks != blocks) return false;
   // A group does not wait for a block that has no multiprocessor.
   if (cut.directions < 1 || D % cut.directions || cut.slices < 1) return false;
   if (cut.blocks * cut.slices * cut.directions > multiprocessors) return false;
-  if (cut.turns < 1 || cut.turns * columns > kMostRows) return false;
+  if (cut.turns < 1 || cut.turns > most_turns) return false;
   // Both directions at once where there is room, and turns only where there is none.
   const int groups = multiprocessors / cut.blocks, most = groups / cut.directions;
   if (cut.directions < D && groups >= D) return false;
   if ((cut.turns - 1) * int64_t(most) * columns >= left) return false;
   const int64_t of_slice = int64_t(cut.turns) * columns;
-  const bool full = cut.slices == most && cut.turns == kMostRows / columns;
+  const bool full = cut.slices == most && cut.turns == most_turns;
   return (full || cut.slices * of_slice >= left) && (cut.slices - 1) * of_slice < left;
 }
 
 // Whether a layer's launches take every row of every direction once.
-bool is_cut_well(int64_t B, int blocks, int D, int multiprocessors, int columns) {
+bool is_cut_well(int64_t B, int blocks, int D, int multiprocessors, int columns, int most_turns) {
   bool well = true;
   int64_t row = 0;  // that the next launch begins with
   int direction = 0;
-  for_grid_launches(B, blocks, D, multiprocessors, columns,
+  for_grid_launches(B, blocks, D, multiprocessors, columns, most_turns,
                     [&](int64_t first_row, int first_direction, const GridCut& cut) {
                       well = well && first_row == row && first_direction == direction &&
-                             is_cut_well(cut, B - row, blocks, D, multiprocessors, columns);
+                             is_cut_well(cut, B - row, blocks, D, multiprocessors, columns,
+                                         most_turns);
                       direction += cut.directions;
                       if (direction < D) return;
                       direction = 0;
@@ -184,12 +191,14 @@ void check_cuts() {
       for (int blocks = 1; blocks <= 150; ++blocks)
         for (int64_t B = 1; B <= 2000; ++B) {
           if (blocks > multiprocessors) {
-            check(grid_cut(B, blocks, D, multiprocessors).slices == 0, "a cut without room", any,
-                  blocks);
+            check(grid_cut(B, blocks, D, multiprocessors, kGridColumns, 16).slices == 0,
+                  "a cut without room", any, blocks);
             continue;
           }
           for (const int columns : {kGridColumns, kGridWide}) {
-            if (is_cut_well(B, blocks, D, multiprocessors, columns)) continue;
+            if (is_cut_well(B, blocks, D, multiprocessors, columns, kMostRows / columns) &&
+                is_cut_well(B, blocks, D, multiprocessors, columns, kMostRowsOfWidest / columns))
+              continue;
             std::printf("cut of B%lld, %d blocks, D%d for %d multiprocessors\n",
                         static_cast<long long>(B), blocks, D, multiprocessors);
             ++wrong;
@@ -221,6 +230,10 @@ void check_columns(Product product, Pass pass, const GridBucket& bucket) {
   const int to = bucket.streams ? 8 : backward ? 4 : 3;
   check(columns(5000, 1, 99 << 10) == (bucket.pairs <= to ? 16 : 8), "columns with little memory",
         product, bucket.pairs);
+  // An A100 holds more backward, where what is asked for ahead is left out.
+  const bool most = bucket.streams || bucket.pairs <= (backward ? 6 : 4);
+  check(columns(5000, 1, 163 << 10) == (most ? 16 : 8), "columns with 163 KB", product,
+        bucket.pairs);
 }
 void check_columns() {
   for (const Product product : kProducts)

@@ -81,9 +81,9 @@ Values perhaps(Random& random, int64_t n, double limit) {
 // for several chunks of panels. long_: more steps than a kernel's parameters hold numbers
 // (csrc/cuda/lstm_fused/upload.cuh), and sequences of any length. many: more rows than one launch
 // of cuda.grid takes on a small GPU (csrc/cuda/lstm_fused/grid_plan.h). brief: few steps, for
-// hidden sizes of which each takes long. turns: rows for several turns of a cluster
-// (csrc/cuda/lstm_fused/cluster_plan.h), of which some begin or end before others, and steps for
-// each to use its barriers again.
+// hidden sizes of which each takes long. turns: rows for three turns and more of a cluster
+// (csrc/cuda/lstm_fused/cluster_plan.h), or of 16 rows of cuda.grid, of which some begin or end
+// before others, and steps for each to use its barriers again.
 enum class Size { small, large, long_, many, brief, both, turns, step };
 
 // W: what weights are given in.
@@ -128,7 +128,7 @@ Problem make_problem(Random& random, int64_t H, Size size) {
       d.B = random.from_to(9, 12), d.T = random.from_to(2, 3);
       break;
     case 8:
-      d.B = random.from_to(25, 40), d.T = random.from_to(4, 6);
+      d.B = random.from_to(33, 45), d.T = random.from_to(4, 6);
       break;
     case 9:  // Terms for all lanes of one warp or of several, in whole packs or not.
       d.B = random.one_in(3) ? 1 : random.from_to(2, 16), d.T = 1;

@@ -109,14 +109,14 @@ def test_a_price_is_the_sum_of_its_terms(term: str) -> None:
             4 * 16 * 1024 * 16,
             0,
         ),
-        # 128 rows after 112, and each direction by itself.
+        # 112 rows after 128, and each direction by itself.
         (
             "cuda.grid",
             {"hidden_size": 2048, "B": 240, "directions": 2},
-            6,
-            [7, 7, 7, 7, 1, 1],
+            4,
+            [8, 8, 7, 7],
             4 * 16 * 2048 * 16,
-            98304,
+            122880,
         ),
     ],
 )

@@ -187,17 +187,20 @@ def test_kernels_answer_for_the_gpu_of_the_case(monkeypatch: pytest.MonkeyPatch)
     current = [0]
 
     @contextlib.contextmanager
-    def on(device: torch.device) -> Iterator[None]:
-        current.append(device.index)
+    def on(index: int) -> Iterator[None]:
+        current.append(index)
         yield
         current.pop()
 
     module = SimpleNamespace(why_not=lambda *_: f"on {current[-1]}")
     monkeypatch.setattr(dispatch._load, "load", lambda: module)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
     monkeypatch.setattr(torch.cuda, "device", on)
     for device, answer in (("cuda", "on 0"), ("cuda:0", "on 0"), ("cuda:3", "on 3")):
         assert dispatch.why_not("cuda.grid", CASE._replace(device=device)) == answer
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert dispatch.why_not("cuda.grid", CASE._replace(device="cuda:3")) == "on 0"
 
 
 def test_estimates_ask_for_the_gpus_own_numbers(gpu: dict[str, str]) -> None:

@@ -61,10 +61,10 @@ struct Block {
 };
 
 struct Copy {
-  void* to;
+  void* to;  // 16 bytes
   const void* from;
-  unsigned bytes, valid;
-  bool polls;
+  unsigned valid, unit;  // bytes; so many are read at one moment
+  unsigned done = 0;     // which units
 };
 
 enum class State { ready, spinning, parked, done };
@@ -483,20 +483,33 @@ void* peer(const void* shared, unsigned rank, Where where) {
 }
 
 namespace {
+void run_unit(const Copy& copy, unsigned first) {
+  const char* const from = static_cast<const char*>(copy.from) + first;
+  char* const to = static_cast<char*>(copy.to) + first;
+  if (copy.unit == 16) {
+    std::memcpy(to, from, copy.valid);
+    std::memset(to + copy.valid, 0, 16 - copy.valid);
+    return;
+  }
+  uint64_t word = 0;  // that others may be writing
+  if (copy.unit == 8)
+    word = __atomic_load_n(reinterpret_cast<const uint64_t*>(from), __ATOMIC_RELAXED);
+  else
+    word = __atomic_load_n(reinterpret_cast<const uint32_t*>(from), __ATOMIC_RELAXED);
+  std::memcpy(to, &word, copy.unit);
+}
 void finish(const Copy& copy) {
-  uint64_t word = 0;
-  if (copy.polls && copy.bytes == 8)
-    word = __atomic_load_n(static_cast<const uint64_t*>(copy.from), __ATOMIC_RELAXED);
-  else if (copy.polls)
-    word = __atomic_load_n(static_cast<const uint32_t*>(copy.from), __ATOMIC_RELAXED);
-  std::memcpy(copy.to, copy.polls ? &word : copy.from, copy.valid);
-  std::memset(static_cast<char*>(copy.to) + copy.valid, 0, copy.bytes - copy.valid);
+  unpoison(copy.to, 16);
+  for (unsigned first = 0; first < 16; first += copy.unit)
+    if (!(copy.done >> first & 1)) run_unit(copy, first);
 }
 }  // namespace
 
-void copy_later(void* to, const void* from, unsigned bytes, unsigned valid, bool polls) {
-  const Copy copy{to, from, bytes, valid, polls};
-  if (coin()) return finish(copy);
+void copy_later(void* to, const void* from, unsigned valid, unsigned unit) {
+  Copy copy{to, from, valid, unit};
+  for (unsigned first = 0; first < 16; first += unit)
+    if (coin()) run_unit(copy, first), copy.done |= 1u << first;
+  poison(to, 16);  // nobody may look until it is waited for
   Quiet quiet;
   machine->self().open_copies.push_back(copy);
 }

@@ -99,8 +99,9 @@ void* carve(size_t& used, size_t bytes, Where where);
 // The same place in the shared memory of the block with that rank in the cluster.
 void* peer(const void* shared, unsigned rank, Where where);
 
-// cp.async: copies of this thread, in groups. polls: 4 or 8 bytes that others may be writing.
-void copy_later(void* to, const void* from, unsigned bytes, unsigned valid, bool polls = false);
+// cp.async: copies of 16 bytes of this thread, in groups. unit: of so many bytes all are of one
+// moment; of fewer than 16 others may be writing them.
+void copy_later(void* to, const void* from, unsigned valid, unsigned unit);
 void close_copies();
 void finish_copies(size_t groups_left);
 

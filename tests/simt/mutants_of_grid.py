@@ -18,8 +18,8 @@ MUTANTS = {
     ),
     "no barrier behind h": Mutant(
         FORWARD,
-        "kPlan.copies == 1 && turns > 1);\n        __syncthreads();",
-        "kPlan.copies == 1 && turns > 1);",
+        "kPlan.copies == 1 && turns > 1 && another);\n        __syncthreads();",
+        "kPlan.copies == 1 && turns > 1 && another);",
         "thread",
     ),
     "a barrier of the warp behind the sums": Mutant(
@@ -70,6 +70,18 @@ MUTANTS = {
         FORWARD, "slice.rows(before, turn + 1)", "slice.rows(before, turn)"
     ),
     # What is asked for ahead.
+    "h of the turn itself was asked for": Mutant(
+        FORWARD,
+        "kPlan.copies == 1 && turns > 1 && another);",
+        "kPlan.copies == 1 && turns > 1);",
+    ),
+    "h is asked for before all have read the one before": Mutant(
+        FORWARD,
+        "        is_there = ahead;\n      }\n      __syncthreads();",
+        "        is_there = ahead;\n      }\n      ask_for_h(rows, rows, h_now);\n"
+        "      __syncthreads();",
+        "thread",
+    ),
     "nobody waits for what was asked for": Mutant(GROUP, "  ptx::wait_copies<kAfter>();\n", ""),
     "what was asked for has always come": Mutant(
         GROUP, "all = source.came(piece) && all;", "source.came(piece);"

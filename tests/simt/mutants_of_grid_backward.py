@@ -99,10 +99,16 @@ MUTANTS = {
     "what was asked for has always come, backward": Mutant(
         BACKWARD, "    if (!source.is_there(piece, words)) return false;\n", ""
     ),
-    "pieces that were asked for lie over each other": Mutant(
+    "gradients that were asked for are not waited for": Mutant(
+        BACKWARD, "have_come<Self::kPieces, 1>", "have_come<Self::kPieces, 2>", "address"
+    ),
+    "dh that was asked for is not waited for": Mutant(
+        BACKWARD, "have_come<kGridParts / 2, 1>", "have_come<kGridParts / 2, 2>", "address"
+    ),
+    "the first piece that was asked for, for all": Mutant(
         BACKWARD,
-        "ptx::poll_tagged_async(place + piece * kGridThreads, from);",
-        "ptx::poll_tagged_async(place, from);",
+        "const uint4 pairs = place[piece * kGridThreads];",
+        "const uint4 pairs = place[0];",
     ),
     "gradients and dh that were asked for lie over each other": Mutant(
         BACKWARD, "asked_dh = Asked::take(shared, kGridParts / 2);", "asked_dh = asked_gates;"

@@ -87,7 +87,7 @@ __global__ void ask_ahead(Words words) {
       return seen[0] && seen[1] && seen[2] && seen[3];
     });
     for (int k = 0; k < 4; ++k)
-      words.output()[first + k] = came[k] && came[k] != seen[k] ? 0 : seen[k];
+      words.output()[first + k] = came[k] && came[k] != seen[k] ? ~seen[k] : seen[k];
   }
 }
 
@@ -104,6 +104,29 @@ __global__ void publish_pairs(Words words) {
       return tags[0] == turn && tags[1] == turn;
     });
     for (int k = 0; k < 2; ++k) words.output()[2 * turn - 2 + k] = seen[k];
+  }
+}
+
+// The same, asked for while the other block may be writing: no pair may be of two turns.
+__global__ void ask_for_pairs(Words words) {
+  ptx::Shared shared;
+  uint32_t* const came = shared.take<uint32_t>(32 * 4) + 4 * threadIdx.x;
+  uint32_t* const mine = words.scratch + words.at(blockIdx.x, threadIdx.x);
+  const uint32_t* const theirs = words.scratch + words.at(blockIdx.x ^ 1, 31 - threadIdx.x);
+  for (uint32_t turn = 1; turn <= 4; ++turn) {
+    ptx::poll_tagged_async(came, theirs + turn % 2 * 4);
+    ptx::commit_copies();
+    for (int k = 0; k < 2; ++k)
+      ptx::publish_tagged(mine + turn % 2 * 4 + 2 * k, words.input()[2 * turn - 2 + k], turn);
+    ptx::wait_copies<0>();
+    uint32_t seen[2], tags[2];
+    wait_until([&] {
+      ptx::poll_tagged(seen, tags, theirs + turn % 2 * 4);
+      return tags[0] == turn && tags[1] == turn;
+    });
+    for (int k = 0; k < 2; ++k)
+      words.output()[2 * turn - 2 + k] =
+          came[2 * k + 1] == turn && came[2 * k] != seen[k] ? ~seen[k] : seen[k];
   }
 }
 

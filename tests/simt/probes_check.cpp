@@ -237,6 +237,12 @@ void check_flags() {
       return published.input(1 - block, 31 - lane, k) | 1;
     });
   }
+  for (const char* const name : {"publish_pairs", "ask_for_pairs"}) {
+    const Run published = run(name);
+    check_words(published, 8, [&](int block, int lane, int k) {
+      return published.input(1 - block, 31 - lane, k);
+    });
+  }
   const Run given_up = run("give_up");
   check_words(given_up, 4, [&](int block, int lane, int k) {
     const uint32_t want[4] = {0, given_up.input(block, lane, 0),

@@ -73,6 +73,7 @@ inline const Probe kProbes[] = {
     {"publish", publish, {}, {}, 2, 0, 0, 1, true},
     {"ask_ahead", ask_ahead, {}, {}, 2, 16, 0, 1, true},
     {"publish_pairs", publish_pairs, {}, {}, 2, 0, 0, 1, true},
+    {"ask_for_pairs", ask_for_pairs, {}, {}, 2, 16, 0, 1, true},
     {"give_up", give_up, {}, {}, 2, 0, 0, 1, true},
     {"count_arrivals", count_arrivals, {}, {}, 1, 0, 1},
     read_peers_of<2>("read_peers_2"),

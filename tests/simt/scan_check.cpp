@@ -327,6 +327,9 @@ int main(int argc, char** argv) {
       // Three turns of 16 rows, which end and begin at different steps.
       check_on.operator()<__nv_bfloat16>(8, 2, 120, Size::turns);
       check_on.operator()<Tf32>(9, 4, 126, Size::turns);
+      // A unit past the last one, whose word blocks of a third group of units wait for.
+      check_on.operator()<float>(24, 0, 257, Size::brief);
+      check_on.operator()<Tf32>(24, 4, 257, Size::turns);
       // What a block has no memory for comes out of L2: for two groups at once and one after the
       // other, of 8 rows at a time and forward of 16.
       check_on.operator()<float>(56, 0, 390, Size::both, 99);
@@ -353,6 +356,7 @@ int main(int argc, char** argv) {
       check_on.operator()<__half>(80, 3, 1025, Size::brief);
       if (!std::strcmp(variant->name, "simt.grid")) {
         check_on.operator()<__nv_bfloat16>(104, 2, 1550, Size::brief);  // one copy of 16 rows
+        check_on.operator()<Tf32>(56, 4, 780, Size::turns);             // and three turns of them
         // Wider buckets and what streams, of 16 rows at a time in both passes.
         check_on.operator()<__half>(24, 3, 270, Size::turns);
         check_on.operator()<Tf32>(40, 4, 514, Size::turns, 99);

@@ -24,6 +24,7 @@ INSIDE = {
     "f16_of",
     "tf32_of",
     "tick",
+    "poll_later",
     "counting",
 }
 

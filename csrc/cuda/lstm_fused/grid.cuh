@@ -177,14 +177,15 @@ __device__ __forceinline__ void receive(const Source& source, const Waiting& wai
     receive_some<kPieces, kAtOnce>(first, source, waiting);
 }
 
-// Asks for all that a thread wants, without waiting for it; commit_copies makes a group of that.
+// Asks for all that a thread wants, without waiting for it; commit_copies makes a group of these.
 template <int kPieces, class Source>
 __device__ __forceinline__ void ask(const Source& source) {
 #pragma unroll
   for (int piece = 0; piece < kPieces; ++piece)
     if (source.wanted(piece)) source.ask(piece);
 }
-// Whether all of it was there when it was asked for, kAfter groups ago. If not, receive takes it.
+// Whether all that was asked for, kAfter groups ago, had been handed on by then: if so it is taken,
+// if not receive takes it. Only for what was asked for: in its place lies else what came before.
 template <int kPieces, int kAfter, class Source>
 __device__ __forceinline__ bool have_come(const Source& source) {
   ptx::wait_copies<kAfter>();

@@ -22,9 +22,10 @@
 // so every owner had his dh of m - 2, so all blocks, as each sends dh to some owner, had done
 // reading the gradients of m - 2. And who writes dh of m has gradients of m; their owners have dh
 // of m - 1 from blocks that had all gradients of m - 1, which each owner wrote after reading his dh
-// of m - 2. "After" is by data alone between blocks: a word that was read is in a register before
-// anything that was computed of it is written; within a block by __syncthreads, and for the two
-// units of a word by the shuffle that joins them.
+// of m - 2. "After" is by data alone between blocks: a word that was read is in a register, or in
+// shared memory and waited for, before anything that was computed of it is written; within a block
+// by __syncthreads, for the two units of a word by the shuffle that joins them, and for a unit past
+// H, which hands on zeros and has no dh to wait for, by the barrier of its warp.
 //
 // With 16 rows and from three turns on both are asked for ahead, as forward: dh of a turn before
 // the products behind the turn before it, and gradients, which were handed on just before the last
@@ -58,6 +59,7 @@ struct GridBackward {
   uint32_t* dh;      // [blocks][kGridParts / 2][cells][2 parts]
   StreamedOfAll streamed;
   Waiting waiting;
+  bool asks;  // as the plan says: it is for the host to know what memory there is
 };
 
 // Words of a turn of all blocks' hands.
@@ -192,19 +194,19 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   float* const dh_of_all = shared.take<float>(kPlan.turns * kPlan.cells);
   float* const dc_of_all = shared.take<float>(kPlan.turns * kPlan.cells);
   // A turn makes a group of copies of gradients, and after its cells one of dh, be it of nothing:
-  // there is always one more behind the group that is waited for.
-  const bool asks = kPlan.asks && turns > 2;
+  // there is at least one more behind the group that is waited for.
+  const bool asks = kPlan.asks && p.asks && turns > 2;
   Asked asked_gates{nullptr}, asked_dh{nullptr};
-  if constexpr (kPlan.asks) {
-    asked_gates = Asked::take(shared, Self::kPieces);
-    asked_dh = Asked::take(shared, kGridParts / 2);
-  }
   typename Self::Matrix w_hh;
   const auto element = [&](int tile, int row, int k) {
     const int from = part * kUnits + k, to = output + row;
     return from < H && to < H ? scan.w_hh[slice.direction][(tile * H + from) * H + to] : T(0.f);
   };
   w_hh.load(shared, element, Self::streamed(p.streamed));
+  if (asks) {
+    asked_gates = Asked::take(shared, Self::kPieces);
+    asked_dh = Asked::take(shared, kGridParts / 2);
+  }
 
   // dh: what the later steps, or the caller after the last, send back. A cell that has not begun
   // keeps it, and one that has ended holds what it sends to its initial state.
@@ -276,6 +278,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
 #pragma unroll
       for (int g = 0; g < 4; ++g) narrow(gate[g].x, kept[g]);
     }
+    if (kSize == 4) __syncwarp();  // a unit past an odd H is behind the one before it
     // A piece is of so many units, and whole.
     constexpr int kWhole = 8 / kSize;
     const bool hands_on = slice.column < rows.count && Self::hands_on(slice.unit) &&

@@ -229,7 +229,10 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       load_input(rows_after.count > 0 ? rows_after : slice.rows(next, 0));
 
       if (kPlan.copies == 1 || !is_there) {
-        take_h(rows_before, rows, turn, h_now, kPlan.asks && kPlan.copies == 1 && turns > 1);
+        // Where there is one copy, it was asked for unless this turn was the one before, too.
+        const bool another = turn > 0 || slice.rows(before, 1).count > 0;
+        take_h(rows_before, rows, turn, h_now,
+               kPlan.asks && kPlan.copies == 1 && turns > 1 && another);
         __syncthreads();
       } else {
         __syncwarp();  // no barrier since the cells, and products are of whole warps
@@ -273,7 +276,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       }
       __syncthreads();
       if constexpr (kPlan.copies == 1) {
-        if (kPlan.asks && turns > 1)
+        if (kPlan.asks && turns > 1 && (turn > 0 || slice.rows(now, 1).count > 0))
           of_next(int(ptx::unknown(uint32_t(turn))),
                   [&](const StepRows& rows_before, const StepRows& rows, int) {
                     ask_for_h(rows_before, rows, h_now);

@@ -17,15 +17,16 @@ constexpr int kGridWarps = 8, kGridThreads = 32 * kGridWarps;
 // Batch rows at a time, in the widest of which every thread owns a cell.
 constexpr int kGridColumns = 8, kGridWide = 16;
 // Rows of a group of blocks, in turns that it runs one after the other: while one waits for its h,
-// the others multiply. More rows than that go into another launch.
-constexpr int kMostRows = 112;
+// the others multiply. More rows than that go into another launch. The widest bucket has memory for
+// the cells of a turn less.
+constexpr int kMostRows = 128, kMostRowsOfWidest = 112;
 
 // Widths of W_hh that kernels are compiled for, in pairs of fragments a tile and warp (a pair of
 // eight warps: 256 factors in 16 bits, 128 in float32), and how many fragments registers hold,
 // forward and backward with 8 columns, and the same with 16, where forward tiles are half as many
-// and twice as long: the most without a spill on any of the architectures, of tf32x3 in pairs (two
-// more forward at H = 512 and backward at 384 spill 8 and 16 bytes on sm_100, and so does one more
-// forward with 16 columns of 6 and 8 pairs, there or on sm_80). 0: there is no kernel.
+// and twice as long: the most without a spill on any of the architectures, of tf32x3 in pairs. (Two
+// more spill forward at H = 512 and backward at 384 on sm_100, 8 and 16 bytes; one more does
+// forward with 16 columns of 6 and 8 pairs, 8 bytes on sm_80 or sm_100.) 0: there is no kernel.
 //
 // Where a group cannot hold W_hh, or a GPU's blocks have too little shared memory for the others,
 // there are kernels that stream: what neither registers nor shared memory hold comes out of L2 in
@@ -40,7 +41,7 @@ constexpr GridBucket kGridBuckets[] = {
     {2, {4, 4, 8, 4}, {4, 4, 8, 4}, {4, 4}},      // 512, 256
     {3, {6, 6, 12, 6}, {6, 6, 12, 6}, {6, 2}},    // 768, 384
     {4, {8, 8, 16, 8}, {8, 8, 16, 8}, {4, 4}},    // 1024, 512
-    {6, {10, 8, 18, 8}, {10, 8, 18, 7}, {6, 6}},  // 1536, 768
+    {6, {10, 8, 18, 7}, {10, 8, 18, 6}, {6, 6}},  // 1536, 768
     {8, {9, 8, 17, 8}, {9, 8, 17, 7}, {6, 6}},    // 2048, 1024
     {9, {9, 8, 20}, {9, 7, 20}, {}},              // 2304, 1152
     // These stream:
@@ -70,7 +71,6 @@ struct GridPlan {
   size_t buffer;  // bytes: the factors of a turn's rows
   int copies;     // of it; forward of the sums, too
   bool asks;      // for what the next turn needs, before it needs it
-  size_t asked;   // bytes: backward, of what is asked for, words and tags
   size_t shared;  // bytes of shared memory, as the kernels take it
 };
 
@@ -92,7 +92,7 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
   plan.held = product == Product::tf32x3 ? bucket.tf32x3[which]
               : product == Product::tf32 ? bucket.tf32[which]
                                          : bucket.half[which];
-  plan.turns = kMostRows / columns;
+  plan.turns = (bucket.pairs == 9 ? kMostRowsOfWidest : kMostRows) / columns;
   plan.cells = kGridUnits * columns;
   plan.pitch = pitch(product, forward ? plan.width : plan.width / kGridParts * 4);
   plan.buffer = size_t(columns) * plan.pitch;
@@ -105,14 +105,7 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
   // sums of this one are added up. Who streams has more use for that memory.
   const bool ahead = wide > 1 && !bucket.streams && fixed + rest * slice + 2 * copy <= kMostShared;
   plan.copies = !forward || ahead ? 2 : 1;
-  // Where turns follow each other, with 8 columns only if there is no kernel for 16. The widest
-  // have no registers for it, or backward no memory, and turns that stream take longer anyhow.
-  plan.asks = !bucket.streams &&
-              (wide > 1 ? bucket.pairs < (forward ? 9 : 8) : forward && product == Product::tf32x3);
-  const int pieces =
-      columns / kGridWarps * bucket.pairs + kGridParts / 2;  // of gradients and of dh
-  plan.asked = plan.asks && !forward ? size_t(pieces) * kGridThreads * 16 : 0;
-  const size_t used = fixed + plan.copies * copy + plan.asked;
+  const size_t used = fixed + plan.copies * copy;
   plan.kept = rest;
   if (bucket.streams) {
     const int fit = used < most_shared ? int((most_shared - used) / slice) : 0;
@@ -120,6 +113,17 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
     plan.kept = std::min(rest, fit / at_once * at_once);
   }
   plan.shared = used + plan.kept * slice;
+  // Where turns follow each other, with 8 columns only if there is no kernel for 16. The widest has
+  // no registers for it, and turns that stream take longer anyhow. Backward needs memory for it, of
+  // gradients and of dh.
+  plan.asks =
+      !bucket.streams && (wide > 1 ? bucket.pairs < 9 : forward && product == Product::tf32x3);
+  if (plan.asks && !forward) {
+    const int pieces = columns / kGridWarps * bucket.pairs + kGridParts / 2;
+    const size_t asked = size_t(pieces) * kGridThreads * 16;
+    plan.asks = plan.shared + asked <= most_shared;
+    if (plan.asks) plan.shared += asked;
+  }
   return plan;
 }
 
@@ -175,8 +179,8 @@ struct GridCut {
   int slices;
   int turns;
 };
-constexpr GridCut grid_cut(long long B, int blocks, int D, int multiprocessors,
-                           int columns = kGridColumns) {
+constexpr GridCut grid_cut(long long B, int blocks, int D, int multiprocessors, int columns,
+                           int most_turns) {
   GridCut cut{};
   cut.blocks = blocks;
   const int groups = multiprocessors / cut.blocks;
@@ -185,7 +189,7 @@ constexpr GridCut grid_cut(long long B, int blocks, int D, int multiprocessors,
   const int most = groups / cut.directions;
   const long long pieces = (B + columns - 1) / columns;
   const long long turns = (pieces + most - 1) / most;
-  cut.turns = int(turns < kMostRows / columns ? turns : kMostRows / columns);
+  cut.turns = int(turns < most_turns ? turns : most_turns);
   const long long slices = (pieces + cut.turns - 1) / cut.turns;
   cut.slices = int(slices < most ? slices : most);
   return cut;
@@ -204,7 +208,8 @@ constexpr int grid_columns(Product product, Pass pass, const GridBucket& bucket,
                            long long H, int multiprocessors, size_t shared) {
   const bool fits = has_wide(product, pass, bucket) &&
                     grid_plan(product, pass, bucket, kGridWide, shared).shared <= shared;
-  const GridCut cut = grid_cut(B, grid_blocks(pass, H), D, multiprocessors);
+  const GridCut cut =
+      grid_cut(B, grid_blocks(pass, H), D, multiprocessors, kGridColumns, kMostRows / kGridColumns);
   const int few = pass == Pass::forward || bucket.streams ? 1 : 3;
   return fits && cut.turns > few ? kGridWide : kGridColumns;
 }
@@ -213,10 +218,10 @@ constexpr int grid_columns(Product product, Pass pass, const GridBucket& bucket,
 // other; for none where there is no room.
 template <class Launch>
 void for_grid_launches(long long B, int blocks, int D, int multiprocessors, int columns,
-                       const Launch& launch) {
+                       int most_turns, const Launch& launch) {
   GridCut cut{};
   for (long long row = 0; row < B; row += 1LL * cut.slices * cut.turns * columns) {
-    cut = grid_cut(B - row, blocks, D, multiprocessors, columns);
+    cut = grid_cut(B - row, blocks, D, multiprocessors, columns, most_turns);
     if (!cut.slices) return;
     for (int direction = 0; direction < D; direction += cut.directions) launch(row, direction, cut);
   }

@@ -55,7 +55,7 @@ inline void copy_async(void* to, const void* from, int valid = 16, Where where =
   check_aligned(to, 16, "cp.async", where);
   check_aligned(from, 16, "cp.async", where);
   if (valid < 0 || valid > 16) simt::fail("cp.async: 0 to 16 bytes may be valid", where);
-  simt::copy_later(to, from, 16, unsigned(valid));
+  simt::copy_later(to, from, unsigned(valid), 16);
 }
 inline void commit_copies() { simt::close_copies(); }
 template <int kLeft>
@@ -209,10 +209,9 @@ void poll_later(void* to, const uint32_t* from, Where where) {
   check_aligned(to, 16, "cp.async", where);
   check_aligned(from, 16, "cp.async", where);
   const Word* const words = reinterpret_cast<const Word*>(from);
-  for (size_t k = 0; k < 16 / sizeof(Word); ++k) {
+  for (size_t k = 0; k < 16 / sizeof(Word); ++k)
     __atomic_load_n(words + k, __ATOMIC_RELAXED);  // may it be read?
-    simt::copy_later(static_cast<Word*>(to) + k, words + k, sizeof(Word), sizeof(Word), true);
-  }
+  simt::copy_later(to, from, 16, sizeof(Word));
 }
 inline void poll_async(void* to, const uint32_t* from, Where where = Where::current()) {
   poll_later<uint32_t>(to, from, where);
