@@ -301,6 +301,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
     else
       load_turn(slice.step(n - 1), n - 1, 0);
   };
+  // As forward, not a lambda that returns them.
   const auto with_gates = [&](uint32_t tag, int turn, int rows, const auto& use) {
     use(Gates{dgates_at(tag, turn, part), units, rows, tag, now_written, asked_gates});
   };
