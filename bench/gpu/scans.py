@@ -140,9 +140,7 @@ NOTHING_AHEAD = [
         "plan.copies = !forward || (ahead && false) ? 2 : 1;",
     )
 ]
-NOTHING_ASKED_FOR = [
-    Edit("grid_plan.h", "plan.asks = !bucket.streams", "plan.asks = false && !bucket.streams")
-]
+NOTHING_ASKED_FOR = [Edit("grid_plan.h", "!bucket.streams && (wide > 1 ?", "false && (wide > 1 ?")]
 NOTHING_STREAMED = [Edit("product.cuh", "= *in_l2(tile, slice + k);", "= {1, 1, 1, 1};")]
 PARTS = {
     "nobody waits": NOBODY_WAITS,
