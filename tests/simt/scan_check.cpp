@@ -54,29 +54,30 @@ using lf::check::Size;
 
 namespace {
 
-// A small layer of two sequences that have all steps.
+// A small layer of sequences that have all steps.
 template <class T>
 struct SmallLayer {
   int64_t steps, D, H;
-  std::vector<T> h0;          // [D, 2, H]
-  std::vector<float> c0;      // [D, 2, H]
-  std::vector<T> y{}, h_n{};  // [steps, 2, D, H], [D, 2, H]
-  std::vector<float> c_n{};   // [D, 2, H]
+  std::vector<T> h0;      // [D, B, H]
+  std::vector<float> c0;  // [D, B, H]
+  int64_t B = 2;
+  std::vector<T> y{}, h_n{};  // [steps, B, D, H], [D, B, H]
+  std::vector<float> c_n{};   // [D, B, H]
 
   // In memory that holds `byte` everywhere.
   void run(const lf::Variant& variant, int byte, bool tf32 = true) {
     const std::vector<T> w_hh(4 * H * H, T(0.1f));
-    std::vector<T> gates(D * steps * 2 * 4 * H);
+    std::vector<T> gates(D * steps * B * 4 * H);
     for (size_t k = 0; k < gates.size(); ++k) gates[k] = T(0.1f * float(k % H % 7));
     std::vector<int64_t> offsets;
-    for (int64_t t = 0; t <= steps; ++t) offsets.push_back(2 * t);
-    h_n.assign(D * 2 * H, T(0.f));
-    c_n.assign(D * 2 * H, 0);
-    y.resize(steps * 2 * D * H);
+    for (int64_t t = 0; t <= steps; ++t) offsets.push_back(B * t);
+    h_n.assign(D * B * H, T(0.f));
+    c_n.assign(D * B * H, 0);
+    y.resize(steps * B * D * H);
     std::memset(static_cast<void*>(y.data()), byte, y.size() * sizeof(T));
     lf::LayerForward p{};
     p.dtype = p.storage = lf::oracle::Storage<T>::kDType;
-    p.d = {.T = steps, .B = 2, .H = H, .P = H, .D = D, .N = 2 * steps};
+    p.d = {.T = steps, .B = B, .H = H, .P = H, .D = D, .N = B * steps};
     p.offsets = offsets.data();
     p.w_hh[0] = p.w_hh[1] = w_hh.data();
     p.h0 = h0.data();
@@ -130,17 +131,18 @@ const char* what_is_handed_on_wrongly(const lf::Variant& variant) {
 
 // All that backward of a small layer gives.
 template <class T>
-std::vector<float> small_gradients(const lf::Variant& variant, int64_t steps, int64_t H) {
-  const int64_t rows = 2 * steps;
+std::vector<float> small_gradients(const lf::Variant& variant, int64_t steps, int64_t H,
+                                   int64_t B) {
+  const int64_t rows = B * steps;
   const std::vector<T> w_hh(4 * H * H, T(0.1f)), gates(rows * 4 * H, T(0.5f)), dy(rows * H, T(1.f));
   const std::vector<float> c(rows * H, 0.5f);
-  std::vector<T> dgates(rows * 4 * H), dh0(2 * H);
-  std::vector<float> dc0(2 * H);
+  std::vector<T> dgates(rows * 4 * H), dh0(B * H);
+  std::vector<float> dc0(B * H);
   std::vector<int64_t> offsets;
-  for (int64_t t = 0; t <= steps; ++t) offsets.push_back(2 * t);
+  for (int64_t t = 0; t <= steps; ++t) offsets.push_back(B * t);
   lf::LayerBackward p{};
   p.dtype = p.storage = lf::oracle::Storage<T>::kDType;
-  p.d = {.T = steps, .B = 2, .H = H, .P = H, .D = 1, .N = rows};
+  p.d = {.T = steps, .B = B, .H = H, .P = H, .D = 1, .N = rows};
   p.offsets = offsets.data();
   p.w_hh[0] = w_hh.data();
   p.gates = gates.data();
@@ -176,7 +178,7 @@ bool complains(Run run) {
 // A pass of cuda.grid that does not have all of its blocks at once ends, with numbers that look
 // wrong. The next pass says so, and no other one.
 template <class Run>
-const char* what_is_wrong_with_giving_up(int64_t steps, Run run) {
+const char* what_is_wrong_with_giving_up(int64_t waits, Run run) {
   const std::vector<float> right = run();
   const unsigned patience = std::exchange(lf::dev::patience_here, 128);
   const int told = lf::ptx::told_host;
@@ -191,21 +193,29 @@ const char* what_is_wrong_with_giving_up(int64_t steps, Run run) {
     return "numbers of a pass that is given up do not look wrong";
   if (lf::ptx::told_host != told + 1) return "the host is not told once that a launch is given up";
   // Each of its 256 threads asks after 8 looks.
-  if (simt::late_waits > uint64_t(5 * 256 * steps)) return "a block that starts late waits in vain";
+  if (simt::late_waits > uint64_t(5 * 256 * waits)) return "a block that starts late waits in vain";
   if (!complains(run)) return "nobody says that a launch was given up";
   if (run() != right) return "a pass is wrong after one that was given up";
   return nullptr;
 }
+// turns: of a group, with blocks of which the device has no more.
 template <class T>
-const char* what_is_wrong_with_giving_up(const lf::Variant& variant) {
-  const int64_t steps = 10, H = 24;
+const char* what_is_wrong_with_giving_up(const lf::Variant& variant, int turns) {
+  const int64_t steps = turns > 1 ? 4 : 10, H = turns > 1 ? 70 : 24, B = turns > 1 ? 16 * turns : 2;
+  const lf::dev::Limits before = lf::dev::limits_here;
+  if (turns > 1) lf::dev::limits_here.multiprocessors = 8;
   const auto forward = [&] {
-    SmallLayer<T> layer{steps, 1, H, std::vector<T>(2 * H, T(0.3f)), std::vector<float>(2 * H)};
+    SmallLayer<T> layer{steps, 1, H, std::vector<T>(B * H, T(0.3f)), std::vector<float>(B * H), B};
     layer.run(variant, 0xff);
     return std::vector<float>(layer.y.begin(), layer.y.end());
   };
-  if (const char* const words = what_is_wrong_with_giving_up(steps, forward)) return words;
-  return what_is_wrong_with_giving_up(steps, [&] { return small_gradients<T>(variant, steps, H); });
+  const auto backward = [&] { return small_gradients<T>(variant, steps, H, B); };
+  // With two rows few threads wait; with all, each does in every turn, backward twice.
+  const int64_t waits = turns > 1 ? 4 * steps * turns : steps;
+  const char* words = what_is_wrong_with_giving_up(waits, forward);
+  if (!words) words = what_is_wrong_with_giving_up(waits, backward);
+  lf::dev::limits_here = before;
+  return words;
 }
 
 // Every pass of every variant begins with what went wrong earlier.
@@ -310,13 +320,14 @@ int main(int argc, char** argv) {
       return 1;
     }
     if (!std::strcmp(variant->name, "simt.grid")) {
-      using Check = const char* (*)(const lf::Variant&);
+      using Check = const char* (*)(const lf::Variant&, int turns);
       for (const Check check_giving_up : {Check(what_is_wrong_with_giving_up<Tf32>),
                                           Check(what_is_wrong_with_giving_up<__nv_bfloat16>)})
-        if (const char* const words = check_giving_up(*variant)) {
-          std::printf("%s: %s\n", variant->name, words);
-          return 1;
-        }
+        for (const int turns : {1, 3})  // of three the words of the next are asked for ahead
+          if (const char* const words = check_giving_up(*variant, turns)) {
+            std::printf("%s: %s\n", variant->name, words);
+            return 1;
+          }
       // Terms of all warps, the second bucket, several groups, and launches for a part of the
       // rows.
       check.operator()<Tf32>(4, 126, Size::brief);
