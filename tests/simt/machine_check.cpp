@@ -129,14 +129,16 @@ void hands_over() {
     data[1] = data[0];
   }
 }
-alignas(16) uint32_t published[4];
-// kAll: looks at every word that it uses. kAhead: has asked for them before.
+alignas(16) uint32_t published[5];
+// kAll: looks at every word that it uses. kAhead: has asked for them before there is one.
 template <bool kAll, bool kAhead>
 void publishes() {
   ptx::Shared shared;
   uint32_t* const came = shared.take<uint32_t>(4);
   if (threadIdx.x) return;
   if (blockIdx.x == 0) {
+    while (kAhead && !ptx::poll_word(published + 4)) {
+    }
     for (uint32_t k = 0; k < 4; ++k) ptx::publish_word(published + k, k + 1);
   } else {
     uint32_t seen[4] = {};
@@ -144,6 +146,7 @@ void publishes() {
     if (kAhead) {
       ptx::poll_async(came, published);
       ptx::commit_copies();
+      ptx::publish_word(published + 4, 1);
       while (!ptx::poll_word(published + 3)) {
       }
       ptx::wait_copies<0>();

@@ -23,7 +23,11 @@ WRONG = {
     "too_much_shared": ("takes 272 bytes of shared memory, the launch gave 256",) * 3,
     "past_an_array": (None, "use-after-poison", None),
     "reads_unwritten": ("data[5] is -nan",) * 3,
-    "copies_without_wait": ("copies that it has not waited for",) * 3,
+    "copies_without_wait": (
+        "copies that it has not waited for",
+        "use-after-poison",
+        "copies that it has not waited for",
+    ),
     "copies_without_barrier": (None, None, "data race"),
     "misaligned_copy": ("cp.async: an address is not a multiple of 16",) * 3,
     "misaligned_matrix": ("ldmatrix: an address is not a multiple of 16",) * 3,
