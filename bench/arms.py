@@ -37,6 +37,7 @@ class Arm:
     precision  "ieee" or "tf32" for float32 on CUDA, else None: arms are judged within their own
     variant    the name of ours that it forces, or None
     wavefront  whether it runs stacks of layers in chunks
+    pair       whether it forces nothing, and is for what two kernels share then
     """
 
     name: str
@@ -47,6 +48,7 @@ class Arm:
     precision: str | None = None
     variant: str | None = None
     wavefront: bool = False
+    pair: bool = False
 
     def why_not(self, case: Case) -> str | None:
         """Why this arm does not take the case, or None."""
@@ -59,12 +61,15 @@ class Arm:
                 return "runs dense input without a projection only"
         if self.wavefront and (case.L == 1 or case.bidirectional or case.T <= WAVEFRONT):
             return f"runs several layers of one direction over more than {WAVEFRONT} steps only"
+        if self.pair and not self.default(case):
+            return "runs what two kernels share by themselves only"
         return None
 
     def default(self, case: Case) -> bool:
-        """Whether it is the variant that runs the case when nothing is forced."""
-        if self.variant is None or self.wavefront:
+        """Whether it is what runs the case when nothing is forced."""
+        if self.variant is None and not self.pair or self.wavefront:
             return False
+        device = "cuda" if self.variant is None else self.variant.split(".")[0]
         layer = lstm_fused.Case(
             hidden_size=case.H,
             proj_size=case.proj,
@@ -72,12 +77,14 @@ class Arm:
             T=case.T,
             B=case.B,
             dtype=self.judged_in(case),
-            device=self.variant.split(".")[0],
+            device=device,
             input_size=case.I,
             training=case.kind == "training",
             packed=case.packed,
         )
-        return choose(layer) == self.variant
+        with fp32(self.precision)() if self.precision else nullcontext():
+            forward, backward = choose(layer)
+        return forward != backward if self.pair else forward == backward == self.variant
 
     def judged_in(self, case: Case) -> torch.dtype:
         """The dtype of the arm's results."""
@@ -177,6 +184,10 @@ def _cuda() -> list[Arm]:
             chunks, only = f"{name}.wavefront", ("float16", "bfloat16")
             settings = _ours(name, steps=WAVEFRONT)
             arms.append(Arm(chunks, "ours", settings, only, variant=name, wavefront=True))
+    arms.append(Arm("cuda.pair", "ours", dtypes=half, pair=True))
+    for p in ("ieee", "tf32"):
+        full = f"cuda.pair.{p}"
+        arms.append(Arm(full, "ours", fp32(p), ("float32",), precision=p, pair=True))
     return arms
 
 

@@ -8,6 +8,7 @@ what is predicted (predicted.py), not from the table that it replaces.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import runpy
 import statistics
@@ -187,7 +188,10 @@ def _works(row: Mapping[str, Any], gpu: Gpu) -> list[Work] | None:
         gpu.multiprocessors,
         shared=gpu.shared,
     )
-    return costs.works(_variant(row), layer, case["kind"] == "training")
+    passes = (False, True) if case["kind"] == "training" else (False,)
+    of_passes = [costs.works(_variant(row), layer, backward) for backward in passes]
+    known = [works for works in of_passes if works is not None]
+    return list(itertools.chain(*known)) if len(known) == len(passes) else None
 
 
 def fit(measured: Sequence[Measured], start: Table) -> Fitted:

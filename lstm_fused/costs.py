@@ -25,7 +25,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,32 +122,36 @@ def counts(work: Work, costs: Costs) -> list[float]:
     ]
 
 
-def estimate(name: str, layer: Layer, training: bool) -> float | None:
-    """Microseconds of a layer by a variant: forward, and backward if training. None: not known.
+def estimate(name: str, layer: Layer, backward: bool) -> float | None:
+    """Microseconds of a pass of a layer by a variant. None: not known.
 
     With the products over all rows, which variants share: torch.native does its own, and is taken
     to need as long for them, but by the precision of scans.
     """
-    parts = works(name, layer, training)
-    return None if parts is None else sum(price(part, table()[part.row]) for part in parts)
+    parts = works(name, layer, backward)
+    return None if parts is None else total(parts)
 
 
-def sources(name: str, layer: Layer, training: bool) -> list[str] | None:
-    """The files that an estimate rests on, or None where nobody has measured a row of it."""
-    files = {table()[part.row].measured for part in works(name, layer, training) or ()}
+def total(works: Iterable[Work]) -> float:
+    """Microseconds of works, one after the other, by the table."""
+    return sum(price(work, table()[work.row]) for work in works)
+
+
+def sources(works: Iterable[Work]) -> list[str] | None:
+    """The files that prices of works rest on, or None where nobody has measured a row of them."""
+    files = {table()[work.row].measured for work in works}
     return None if None in files else sorted(file for file in files if file is not None)
 
 
-def works(name: str, layer: Layer, training: bool) -> list[Work] | None:
-    """What a layer's time is the sum of, or None where the model does not know the variant."""
-    passes = (False, True) if training else (False,)
-    scans = [scan(name, layer, backward) for backward in passes]
-    known = [work for work in scans if work is not None]
-    if len(known) < len(scans):
+def works(name: str, layer: Layer, backward: bool) -> list[Work] | None:
+    """What a pass's time is the sum of, or None where the model does not know the variant."""
+    own = scan(name, layer, backward)
+    if own is None:
         return None
-    projects = name == "cuda.decode"  # its scan forward has the input's product in it
+    if name == "cuda.decode" and not backward:  # with the input's product in it
+        return [own]
     tf32 = layer.tf32 if name == NATIVE else _products_tf32(layer)
-    return known + [_products(layer, b, tf32) for b in passes if b or not projects]
+    return [own, _products(layer, backward, tf32)]
 
 
 def scan(name: str, layer: Layer, backward: bool) -> Work | None:

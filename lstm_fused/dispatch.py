@@ -10,8 +10,8 @@ import contextlib
 import contextvars
 import functools
 import os
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -43,6 +43,16 @@ class Variant(NamedTuple):
     @property
     def available(self) -> bool:
         return self.why_not is None
+
+
+class Choice(NamedTuple):
+    """The variants that run a layer's passes, one or two of them; torch's own run both."""
+
+    forward: str
+    backward: str
+
+    def __str__(self) -> str:
+        return self.forward if self.forward == self.backward else " and ".join(self)
 
 
 class Case(NamedTuple):
@@ -94,34 +104,46 @@ def _device(kernel: str) -> str:
     return _DEVICES.get(kernel, kernel.partition(".")[0])
 
 
-def _checked(name: str | None) -> str | None:
-    if name and name not in names():
+def _checked(name: str) -> str:
+    if name not in names():
         raise ValueError(f"variant must be one of {', '.join(names())}, got {name!r}")
-    return name or None
+    return name
 
 
-_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("lstm_fused.variant")
+_forced: contextvars.ContextVar[Choice] = contextvars.ContextVar("lstm_fused.variant")
 # Read once: os.environ takes 0.5 us, a tenth of a small step.
 _FROM_ENVIRONMENT = os.environ.get("LSTM_FUSED_VARIANT") or None
 
 
 @torch.compiler.assume_constant_result
-def forced() -> str | None:
-    """The name forced by variant(), or by LSTM_FUSED_VARIANT as it was at import, or None.
+def forced() -> Choice | None:
+    """What variant() has forced, or LSTM_FUSED_VARIANT as it was at import, or None.
 
-    Compiled code keeps the name that was forced when it was traced.
+    Compiled code keeps what was forced when it was traced.
     """
-    name = _forced.get(None)
-    return name if name is not None else _FROM_ENVIRONMENT and _checked(_FROM_ENVIRONMENT)
+    choice = _forced.get(None)
+    if choice is None and _FROM_ENVIRONMENT:
+        choice = Choice(_checked(_FROM_ENVIRONMENT), _FROM_ENVIRONMENT)
+    return choice
 
 
 @contextlib.contextmanager
-def variant(name: str) -> Iterator[None]:
+def variant(name: str, backward: str | None = None) -> Iterator[None]:
     """Within the block, in this thread: run every layer by the variant `name` or raise why not.
 
-    name  one of the names of variants(). Raises ValueError for another.
+    name      one of the names of variants()
+    backward  the name of the one that runs backward, None: the same. torch.native and
+              torch.composite run both passes or none.
+
+    Raises ValueError for another name, and for a pair of which one is torch's.
     """
-    token = _forced.set(_checked(name))
+    choice = Choice(_checked(name), _checked(name if backward is None else backward))
+    if choice.forward != choice.backward and not {NATIVE, COMPOSITE}.isdisjoint(choice):
+        raise ValueError(
+            f"{NATIVE} and {COMPOSITE} run both passes or none, got {choice.forward!r} for forward "
+            f"and {choice.backward!r} for backward"
+        )
+    token = _forced.set(choice)
     try:
         yield
     finally:
@@ -187,7 +209,8 @@ def default(device: str) -> tuple[str, ...]:
     """The names that may run on a device unless one is forced, in order of choice.
 
     On a GPU a kernel of ours is among them only once a run has proven it, on one of the same
-    capability; and of those that take a case, the one with the lowest estimate is chosen.
+    capability; and of those that take a case, the one with the lowest estimate is chosen for each
+    pass.
     """
     kind = torch.device(device).type
     if kind == "cpu":
@@ -215,14 +238,21 @@ def _index(device: str) -> int:
     return torch.cuda.current_device() if torch.cuda.is_initialized() else 0
 
 
-def estimate(name: str, case: Case) -> float | None:
-    """Microseconds of the case by the variant, as the model of costs.py says, or None: not known.
+def estimate(choice: Choice, case: Case) -> float | None:
+    """Microseconds of the case by its variants, as the model of costs.py says, or None: not known.
 
     Forward, and backward if case.training. Known are layers on a GPU that this machine has. Raises
     ValueError where the file of LSTM_FUSED_COSTS is not right.
     """
+    passes = range(2 if case.training else 1)
+    times = [_estimate_of_pass(choice[backward], case, bool(backward)) for backward in passes]
+    known = [time for time in times if time is not None]
+    return sum(known) if len(known) == len(times) else None
+
+
+def _estimate_of_pass(name: str, case: Case, backward: bool) -> float | None:
     layer = layer_of(case)
-    return None if layer is None else costs.estimate(name, layer, case.training)
+    return None if layer is None else costs.estimate(name, layer, backward)
 
 
 def layer_of(case: Case) -> costs.Layer | None:
@@ -246,42 +276,70 @@ def layer_of(case: Case) -> costs.Layer | None:
     )
 
 
-def choose(case: Case) -> str:
-    """The name of the variant that runs the case.
+def choose(case: Case) -> Choice:
+    """The variants that run the case.
 
-    Raises Refused if the forced one refuses, and, where estimates decide, ValueError if the file of
+    Raises Refused if a forced one refuses, and, where estimates decide, ValueError if the file of
     LSTM_FUSED_COSTS is not right.
     """
-    name = forced()
-    if name is None:
+    choice = forced()
+    if choice is None:
         candidates = default(case.device)
         if candidates[0].startswith("cuda."):
             tf32 = case.dtype == torch.float32 and tf32_allowed()
             precision = tf32, product_precision() == "tf32"
             return _fastest(case, candidates, precision, _index(case.device))
-        return next(name for name in candidates if not why_not(name, case))
-    reason = why_not(name, case)
-    if reason:
-        raise Refused(f"variant {name} was asked for and cannot run this layer: {reason}")
-    return name
+        return _both(next(name for name in candidates if not why_not(name, case)))
+    for name in choice:
+        reason = why_not(name, case)
+        if reason:
+            raise Refused(f"variant {name} was asked for and cannot run this layer: {reason}")
+    return choice
+
+
+def _both(name: str) -> Choice:
+    return Choice(name, name)
 
 
 # Every call of a layer asks: a choice takes some 50 us, to find the one made before takes 3.
 @functools.lru_cache(maxsize=4096)
-def _fastest(case: Case, candidates: tuple[str, ...], tf32: tuple[bool, bool], device: int) -> str:
-    """The candidate with the lowest estimate of those that take the case, the first of equals.
+def _fastest(
+    case: Case, candidates: tuple[str, ...], tf32: tuple[bool, bool], device: int
+) -> Choice:
+    """The candidates with the lowest estimates of those that take the case.
 
-    One without an estimate neither gives its place to a later one nor takes an earlier one's.
+    Any two kernels can share a layer, as they keep the same for backward (csrc/contract/params.h).
 
     tf32, device  what the answer depends on beside the rest, as they are now
     """
     able = [name for name in candidates if not why_not(name, case)]
-    best = able[0]
-    lowest = estimate(best, case)
-    for name in able[1:]:
-        other = estimate(name, case)
-        if lowest is not None and other is not None and other < lowest:
-            best, lowest = name, other
+    choices = [_both(name) for name in able if name not in KERNELS]
+    kernels = [name for name in able if name in KERNELS]
+    if kernels:
+        forward = _fastest_kernel(kernels, case, backward=False)
+        backward = _fastest_kernel(kernels, case, backward=True) if case.training else forward
+        choices.insert(0, Choice(forward, backward))
+    return _lowest(choices, lambda choice: estimate(choice, case))
+
+
+def _fastest_kernel(kernels: Sequence[str], case: Case, backward: bool) -> str:
+    return _lowest(kernels, lambda name: _estimate_of_pass(name, case, backward))
+
+
+_Option = TypeVar("_Option")
+
+
+def _lowest(options: Sequence[_Option], estimate_of: Callable[[_Option], float | None]) -> _Option:
+    """The one with the lowest estimate, the first of equals.
+
+    One without an estimate neither gives its place to a later one nor takes an earlier one's.
+    """
+    best, *others = options
+    lowest = estimate_of(best)
+    for option in others:
+        found = estimate_of(option)
+        if lowest is not None and found is not None and found < lowest:
+            best, lowest = option, found
     return best
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from lstm_fused import costs, dispatch
-from lstm_fused.dispatch import Case
+from lstm_fused.dispatch import Case, Choice
 
 ABOUT = {
     "cuda.decode": "one time step of up to 16 sequences in one launch, in eager mode; fp16, bf16, "
@@ -64,7 +66,7 @@ def case_of(module: nn.Module) -> Case:
 
 
 def explain(module_or_case: nn.Module | Case) -> str:
-    """Which variant runs a module or Case, and a line for each of the others with the reason.
+    """Which variants run a module or Case, and a line for each of the others with the reason.
 
     On a GPU with an estimate for each that can run it: forward, or forward and backward where
     gradients would be wanted; by measurements ("fitted") or without any ("predicted"). A module is
@@ -75,6 +77,8 @@ def explain(module_or_case: nn.Module | Case) -> str:
     chosen = dispatch.choose(case)
     candidates = dispatch.default(case.device)
     how = "forced" if dispatch.forced() else "chosen"
+    shared = chosen.forward != chosen.backward
+    is_, comes = ("are", "come") if shared else ("is", "comes")
     lines = [
         f"LSTM H={case.hidden_size}"
         + (f" P={case.proj_size}" if case.proj_size else "")
@@ -83,12 +87,16 @@ def explain(module_or_case: nn.Module | Case) -> str:
     ]
     for name in dispatch.names():
         refusal = dispatch.why_not(name, case)
-        if name == chosen:
+        passes: tuple[bool, ...] = (False, True) if case.training else (False,)
+        if name in chosen and shared:
+            passes = (name == chosen.backward,)
+            reason = f"{how} for {_words_of_passes(passes)}"
+        elif name in chosen:
             reason = how
         elif refusal is not None:
             reason = refusal
         elif dispatch.forced():
-            reason = f"{chosen} is forced"
+            reason = f"{chosen} {is_} forced"
         elif name not in candidates:
             if dispatch.was_added(name):
                 reason = "it was added; ask for it by name"
@@ -97,23 +105,34 @@ def explain(module_or_case: nn.Module | Case) -> str:
             else:
                 reason = "the yardstick; ask for it by name"
         else:
-            own, others = dispatch.estimate(name, case), dispatch.estimate(chosen, case)
+            own = dispatch.estimate(Choice(name, name), case)
+            others = dispatch.estimate(chosen, case)
             known = own is not None and others is not None and own != others
-            reason = f"{chosen} {'is estimated to take less' if known else 'comes first'}"
-        lines.append(f"  {name:<16} {reason}{'' if refusal else _words_of_estimate(name, case)}")
+            reason = f"{chosen} {f'{is_} estimated to take less' if known else f'{comes} first'}"
+        estimate = "" if refusal else _words_of_estimate(name, case, passes)
+        lines.append(f"  {name:<16} {reason}{estimate}")
     if torch.device(case.device).type == "cuda" and case.dtype == torch.float32:
         lines.append(f"  float32 in scans: {dispatch.scan_precision()}")
         lines.append(f"  float32 in products: {dispatch.product_precision()}")
     return "\n".join(lines)
 
 
-def _words_of_estimate(name: str, case: Case) -> str:
+def _words_of_passes(passes: Sequence[bool]) -> str:
+    return " and ".join("backward" if backward else "forward" for backward in passes)
+
+
+def _words_of_estimate(name: str, case: Case, passes: Sequence[bool]) -> str:
     """ ", about 1480 us forward (predicted)", or "(fitted to ...json)", or nothing."""
-    layer, microseconds = dispatch.layer_of(case), dispatch.estimate(name, case)
-    if layer is None or microseconds is None:
+    layer = dispatch.layer_of(case)
+    if layer is None:
         return ""
-    passes = "forward and backward" if case.training else "forward"
-    files = costs.sources(name, layer, case.training)
+    works: list[costs.Work] = []
+    for backward in passes:
+        found = costs.works(name, layer, backward)
+        if found is None:
+            return ""
+        works += found
+    microseconds, files = costs.total(works), costs.sources(works)
     rests_on = "predicted" if files is None else f"fitted to {', '.join(files)}"
     number = f"{microseconds:.0f}" if microseconds >= 100 else f"{microseconds:.3g}"
-    return f", about {number} us {passes} ({rests_on})"
+    return f", about {number} us {_words_of_passes(passes)} ({rests_on})"

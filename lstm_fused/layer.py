@@ -116,9 +116,10 @@ def _direct_code() -> int | None:
         return None
     if torch._C._autograd._profiler_enabled():  # it shows the op
         return None
-    name = dispatch.forced()
-    if name is None:
+    choice = dispatch.forced()
+    if choice is None:
         return dispatch.AUTOMATIC
+    name = choice.forward
     return dispatch.KERNELS.index(name) if name.startswith("cpu.") else None
 
 
@@ -167,10 +168,12 @@ def unchecked(
         h0, c0 = hx
         if type(h0) not in _PLAIN or type(c0) not in _PLAIN:
             return None
-    name = dispatch.forced()
-    if name is not None and not name.startswith("cpu.") or not ops.available():
+    choice = dispatch.forced()
+    if choice is not None and not all(name.startswith("cpu.") for name in choice):
         return None
-    variant = dispatch.AUTOMATIC if name is None else dispatch.KERNELS.index(name)
+    if not ops.available():
+        return None
+    variant = dispatch.AUTOMATIC if choice is None else _code(choice)
     flat = (*weights, *_ABSENT[len(weights)])
     try:
         if x.dim() != 3:
@@ -186,8 +189,8 @@ def unchecked(
 def _kernel(
     x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None = None
 ) -> int | str:
-    """The code of the kernel that runs a layer, or dispatch.COMPOSITE, or dispatch.NATIVE."""
-    name = dispatch.forced()
+    """The code of the kernels that run a layer, or dispatch.COMPOSITE, or dispatch.NATIVE."""
+    choice = dispatch.forced()
     # Dual tensors outside of torch.func: a kernel would drop their tangents without a word.
     forward_mode = forward_ad._current_level >= 0
     transforms_active = torch._C._are_functorch_transforms_active()
@@ -195,15 +198,23 @@ def _kernel(
     if forward_mode or (transforms_active and torch.compiler.is_compiling()):
         return dispatch.COMPOSITE
     # Every dtype with a code is taken by some kernel of a CPU: the op chooses the fastest.
-    if name is None and x.device.type == "cpu" and x.dtype in ops.DTYPE_CODES and ops.available():
+    if choice is None and x.device.type == "cpu" and x.dtype in ops.DTYPE_CODES and ops.available():
         return dispatch.AUTOMATIC
     found = chosen(x, weights, batch_sizes)
-    if found == dispatch.NATIVE and name is None and transforms_active:
+    if found.forward == dispatch.NATIVE and choice is None and transforms_active:
         return dispatch.COMPOSITE  # torch's own LSTM knows no transforms
-    if found in (dispatch.COMPOSITE, dispatch.NATIVE):
-        return found
+    if found.forward in (dispatch.COMPOSITE, dispatch.NATIVE):
+        return found.forward
     ops.available()
-    return dispatch.KERNELS.index(found) + _precision(x)
+    return _code(found) + _precision(x)
+
+
+def _code(choice: dispatch.Choice) -> int:
+    """What the ops know two kernels by."""
+    code = dispatch.KERNELS.index(choice.forward)
+    if choice.backward != choice.forward:
+        code += ops.BACKWARD * (1 + dispatch.KERNELS.index(choice.backward))
+    return code
 
 
 def _precision(x: Tensor) -> int:
@@ -217,11 +228,11 @@ def runs_natively(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor |
         return False
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return False
-    return chosen(x, weights, batch_sizes) == dispatch.NATIVE
+    return chosen(x, weights, batch_sizes).forward == dispatch.NATIVE
 
 
-def chosen(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) -> str:
-    """The name of the variant that runs this layer. Raises Refused if the forced one refuses."""
+def chosen(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) -> dispatch.Choice:
+    """The variants that run this layer. Raises Refused if a forced one refuses."""
     weight_ih, weight_hh, _, _, weight_hr = weights[0]
     fixed = (
         weight_hh.shape[0] // 4,
@@ -231,7 +242,7 @@ def chosen(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) 
     # vmap folds its samples into the batch, after the choice.
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         more = weight_ih.shape[1], torch.is_grad_enabled(), batch_sizes is not None
-        return _choose_for_any_length(*fixed, x.dtype, x.device.type, *more)
+        return dispatch.Choice(*_choose_for_any_length(*fixed, x.dtype, x.device.type, *more))
     if batch_sizes is not None:
         T, B = batch_sizes.shape[0], int(batch_sizes[0])
     else:
@@ -253,7 +264,7 @@ def _choose_for_any_length(
     input_size: int,
     training: bool,
     packed: bool,
-) -> str:
+) -> tuple[str, str]:
     """The choice where T and B are not known: while tracing, and under transforms."""
     case = dispatch.Case(
         hidden_size,
@@ -265,4 +276,5 @@ def _choose_for_any_length(
         training=training,
         packed=packed,
     )
-    return dispatch.choose(case)
+    forward, backward = dispatch.choose(case)  # a plain tuple: Dynamo makes a constant of it
+    return forward, backward

@@ -33,6 +33,8 @@ NEEDS_X, NEEDS_H0, NEEDS_C0, NEEDS_W_IH, NEEDS_W_HH, NEEDS_BIAS, NEEDS_W_HR = (
 
 # Added to a variant's code: scans of float32 on CUDA may round the factors of products to TF32.
 TF32 = 1 << 8
+# Added 1 + the code of the variant that runs backward times, where that is another one.
+BACKWARD = 1 << 9
 
 _registered = False
 _when_loaded: list[Callable[[], None]] = []

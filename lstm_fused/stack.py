@@ -74,9 +74,9 @@ def run(
     if runs_natively(x, layers[0], batch_sizes):
         return native.stack(x, h0, c0, layers, dropout, batch_sizes)
     if _wants_chunks(x, layers, batch_sizes):
-        # One variant for all chunks. Left to itself, a chunk of few rows might go to cuda.grid. No
+        # One choice for all chunks. Left to itself, a chunk of few rows might go to cuda.grid. No
         # variant that takes the whole refuses a part of it.
-        with variant(chosen(x, layers[0], batch_sizes)):
+        with variant(*chosen(x, layers[0], batch_sizes)):
             return in_chunks(x, hx, layers, dropout, batch_sizes, _steps.get())
     h_n, c_n = [], []
     for index, weights in enumerate(layers):
@@ -102,7 +102,7 @@ def _wants_chunks(
     # Its blocks wait for each other. So a launch waits for the one before it, whatever its stream
     # (csrc/cuda/lstm_fused/dev.cuh), and no graph may hold two side by side: they could wait for
     # each other's place until both give up.
-    return chosen(x, layers[0], batch_sizes) != "cuda.grid"
+    return "cuda.grid" not in chosen(x, layers[0], batch_sizes)
 
 
 class Lane:

@@ -96,6 +96,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # A test that is marked gpu as a whole is about our kernels there: streams, graphs, memory.
     if metafunc.definition.get_closest_marker("gpu"):
         chosen = [row for row in chosen if row.name.startswith("cuda.")]
+    if metafunc.definition.get_closest_marker("kernels"):
+        chosen = [row for row in chosen if not row.name.startswith("torch.")]
     marks = {"cuda": [pytest.mark.gpu], "cpu": []}
     parameters = [
         pytest.param(row, id=f"{row.name}@{row.device}", marks=marks[row.device]) for row in chosen

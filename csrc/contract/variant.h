@@ -1,4 +1,5 @@
-// A variant is one way to run a layer on one kind of device.
+// A variant is one way to run a layer on one kind of device. Forward of one and backward of another
+// may share a layer: what forward keeps is said in params.h, and nothing else passes between them.
 #pragma once
 
 #include "contract/params.h"

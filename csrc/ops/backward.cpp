@@ -58,7 +58,7 @@ Backward layer_backward(const OptionalTensor& dy_given, const OptionalTensor& dh
   const OptionalTensor no_bias;
   const Layer layer = make_layer(x, {w_ih, w_hh, no_bias, no_bias, w_hr},
                                  {w_ih_reverse, w_hh_reverse, no_bias, no_bias, w_hr_reverse},
-                                 batch_sizes, cell, variant);
+                                 batch_sizes, cell, How::backward(variant));
   const Dims& d = layer.d;
   const DType dtype = layer.dtype, state = state_dtype(dtype);
   check_state("h0", h0_given, x, d, d.P);

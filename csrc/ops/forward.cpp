@@ -17,7 +17,7 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
   const Layer layer =
       make_layer(x, {w_ih, w_hh, b_ih, b_hh, w_hr},
                  {w_ih_reverse, w_hh_reverse, b_ih_reverse, b_hh_reverse, w_hr_reverse},
-                 batch_sizes, cell, variant);
+                 batch_sizes, cell, How::forward(variant));
   const Dims& d = layer.d;
   const int64_t gate_rows = 4 * d.H;
   check_state("h0", h0, x, d, d.P);

@@ -108,11 +108,20 @@ void gemm(const Context& context, DType dtype, Matrix out, Matrix a, Matrix b, b
 
 }  // namespace
 
+How How::forward(int64_t code) {
+  if (code < 0) return {code, code, false};
+  return {code, code % kTf32, code % kBackward >= kTf32};
+}
+
+How How::backward(int64_t code) {
+  How how = forward(code);
+  if (code >= kBackward) how.variant = code / kBackward - 1;
+  return how;
+}
+
 Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse,
-                 const OptionalTensor& batch_sizes, int64_t cell, int64_t how) {
-  STD_TORCH_CHECK(how < 2 * kTf32, "unknown variant code ", how);
-  const int64_t variant = how < 0 ? how : how % kTf32;
-  const bool tf32 = variant != how;
+                 const OptionalTensor& batch_sizes, int64_t cell, const How& how) {
+  const auto [code, variant, tf32] = how;
   STD_TORCH_CHECK(cell == int64_t(Cell::lstm), "unknown cell code ", cell);
   STD_TORCH_CHECK(forward.w_ih && forward.w_ih->dim() == 2 && forward.w_ih->size(0) % 4 == 0,
                   "weight_ih must be [4*H, I]");
@@ -130,7 +139,8 @@ Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse
                   d.H, " and ", d.P);
   STD_TORCH_CHECK(reverse.w_ih || !(reverse.w_hh || reverse.b_ih || reverse.b_hh || reverse.w_hr),
                   "the reverse direction must have a weight_ih where it has another weight");
-  STD_TORCH_CHECK(variant < int64_t(variant_table().size()), "unknown variant code ", variant);
+  const int64_t known = int64_t(variant_table().size());
+  STD_TORCH_CHECK(variant < known && code < kBackward * (1 + known), "unknown variant code ", code);
   const Device device = x.is_cuda() ? Device::cuda : Device::cpu;
   // A variant asks the current device how much a block may have.
   std::optional<torch::stable::accelerator::DeviceGuard> guard;

@@ -43,10 +43,20 @@ struct Weights {
   const OptionalTensor& w_hr;
 };
 
+// What the op's argument `variant` says of a pass.
+struct How {
+  int64_t code;
+  int64_t variant;  // its place in the table, or less than 0
+  bool tf32;        // Context
+
+  static How forward(int64_t code);
+  static How backward(int64_t code);
+};
+
 // Checks every shape, and says what is wrong by the argument's name. x is [T, B, I], or [N, I] with
 // batch_sizes [T] on the CPU. Without reverse.w_ih there is one direction.
 Layer make_layer(const Tensor& x, const Weights& forward, const Weights& reverse,
-                 const OptionalTensor& batch_sizes, int64_t cell, int64_t how);
+                 const OptionalTensor& batch_sizes, int64_t cell, const How& how);
 
 // A state or its gradient: [D, B, size] like x, or absent.
 void check_state(const char* name, const OptionalTensor& t, const Tensor& x, const Dims& d,

@@ -20,8 +20,9 @@ Forward layer_forward(const Tensor& x, const OptionalTensor& h0, const OptionalT
                       int64_t cell, int64_t variant, bool save);
 
 // The argument `variant`: a place in the table, or less than 0: the first that takes the layer. To
-// a place kTf32 may be added (Context::tf32). Part of the Python interface.
-constexpr int64_t kTf32 = 256;
+// a place may be added kTf32 (Context::tf32), and, where another variant runs backward, 1 + its
+// place times kBackward. Part of the Python interface.
+constexpr int64_t kTf32 = 256, kBackward = 512;
 
 // Which gradients are wanted; the others come back empty. The codes are part of the Python
 // interface.

@@ -15,10 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import lstm_fused
 from bench import arms as bench_arms
 from bench import machine, plot, results, run, saved_bytes, tables, timing, work
 from bench.cases import QUICK, SUITES, Case, suite
 from bench.check import judge
+from lstm_fused.dispatch import Choice
 
 CPU = torch.device("cpu")
 TINY = Case("tiny", "odd", T=5, B=3, I=4, H=7)
@@ -209,6 +211,22 @@ def test_an_arm_of_tf32_may_lose_what_tf32_loses(monkeypatch: pytest.MonkeyPatch
     rows, _ = run.prove(TINY, candidates, CPU, 1, work.reference(TINY, CPU))
     status = {row["arm"]: row["status"] for row in rows}
     assert status["ours.tf32"] == "ok" and status["ours.ieee"] == "failed"
+
+
+def test_what_two_kernels_share_has_arms_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of float32 two, which ask for the choice by their own precision."""
+    backward = {"tf32": "cuda.grid", "ieee": "cuda.step"}
+
+    def choose(case: lstm_fused.Case) -> Choice:
+        return Choice("cuda.grid", backward[torch.backends.cudnn.rnn.fp32_precision])
+
+    monkeypatch.setattr(bench_arms, "choose", choose)
+    monkeypatch.setattr(bench_arms, "_our_variants", lambda _: ["cuda.grid"])
+    found = {arm.name: arm for arm in bench_arms.arms(torch.device("cuda"))}
+    assert found["cuda.pair.ieee"].why_not(TINY) is None and found["cuda.pair.ieee"].default(TINY)
+    assert "share" in str(found["cuda.pair.tf32"].why_not(TINY))
+    assert found["cuda.grid.tf32"].default(TINY) and not found["cuda.grid.ieee"].default(TINY)
+    assert not any(arm.default(TINY) for arm in found.values() if arm.family == "torch")
 
 
 def test_judge_refuses_to_compare_different_things() -> None:

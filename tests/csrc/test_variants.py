@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lstm_fused import functional
+from lstm_fused import dispatch, functional
 from tests import cases
 from tests.cases import Case, State, by_layer, by_torch, problem, run, run_both
 from tests.close import assert_no_worse
@@ -53,6 +53,24 @@ def test_every_width_and_many_batches(variant: Forced, hidden: int, projects: bo
     dtype = torch.bfloat16 if (hidden % 2 == 0) == projects else torch.float32
     case = case if projects else replace(case, P=0)
     run_both(case, dtype, by_layer, device=variant.device).check()
+
+
+# The plainest kernels of a device: what each other one keeps for backward, these can read, and the
+# other way round. So any two can share a layer.
+PLAINEST = {"cpu": "cpu.generic", "cuda": "cuda.step", "simt": "simt.step"}
+
+
+@pytest.mark.kernels
+@dtypes
+@pytest.mark.parametrize("case", [case for case in cases.LAYER_CASES if not case.P])
+@pytest.mark.parametrize("pass_", ["forward", "backward"])
+def test_another_kernel_runs_the_other_pass(
+    variant: Forced, case: Case, dtype: torch.dtype, pass_: str
+) -> None:
+    plain = PLAINEST[variant.name.partition(".")[0]]
+    pair = (variant.name, plain) if pass_ == "forward" else (plain, variant.name)
+    with dispatch.variant(*pair):
+        run_both(case, dtype, by_layer, device=variant.device).check()
 
 
 @dtypes

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lstm_fused
-from lstm_fused import dispatch, functional
+from lstm_fused import dispatch, functional, ops
 from lstm_fused.dispatch import KERNELS, names, variant, variants
 from lstm_fused.explained import explain
 from tests import cases
@@ -39,7 +39,9 @@ class Seen(TorchDispatchMode):
         if name.startswith("lstm_fused::"):
             places = {a.name: k for k, a in enumerate(func._schema.arguments)}
             code = args[places["variant"]]
-            self.names.add("automatic" if code < 0 else KERNELS[code])
+            forward, backward = code % ops.TF32, code // ops.BACKWARD
+            code = backward - 1 if backward and "backward" in name else forward
+            self.names.add("automatic" if args[places["variant"]] < 0 else KERNELS[code])
         elif "lstm" in name or "mkldnn_rnn" in name or "cudnn_rnn" in name:
             self.names.add(dispatch.NATIVE)
         return func(*args, **(kwargs or {}))
@@ -106,7 +108,7 @@ def test_products_of_pairs_are_for_bfloat16(dtype: torch.dtype) -> None:
     """And come first there, where the CPU has them."""
     name = "cpu.avx512bf16"
     takes = ROWS[name].available and dtype == torch.bfloat16
-    assert (dispatch.choose(dispatch.Case(hidden_size=4, dtype=dtype)) == name) == takes
+    assert (dispatch.choose(dispatch.Case(hidden_size=4, dtype=dtype)) == (name, name)) == takes
     if ROWS[name].available and not takes:
         assert "bfloat16 only" in str(dispatch.why_not(name, dispatch.Case(4, dtype=dtype)))
 
@@ -135,18 +137,18 @@ def test_force_nests_and_ends() -> None:
     assert dispatch.forced() is None
     with variant(a):
         with variant(b):
-            assert dispatch.forced() == b
-        assert dispatch.forced() == a
+            assert dispatch.forced() == (b, b)
+        assert dispatch.forced() == (a, a)
         with pytest.raises(KeyError), variant(b):
             raise KeyError("an error inside the block")
-        assert dispatch.forced() == a
+        assert dispatch.forced() == (a, a)
     assert dispatch.forced() is None
 
 
 def test_force_belongs_to_one_thread() -> None:
     """Two threads force different variants at once; a third forces none."""
     barrier = threading.Barrier(3, timeout=30)
-    got: dict[str | None, set[str | None]] = {}
+    got: dict[str | None, set[dispatch.Choice | None]] = {}
 
     def work(name: str | None) -> None:
         got[name] = set()
@@ -169,7 +171,7 @@ def test_force_belongs_to_one_thread() -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    assert got == {name: {name} for name in ("torch.composite", RUNNABLE[0], None)}
+    assert got == {name: {name and (name, name)} for name in ("torch.composite", RUNNABLE[0], None)}
 
 
 def test_the_backward_runs_by_the_variant_of_its_forward() -> None:
@@ -185,6 +187,57 @@ def test_the_backward_runs_by_the_variant_of_its_forward() -> None:
     with Seen() as seen, variant(kernels[0]):
         y.sum().backward()
     assert seen.names == {kernels[-1]}
+
+
+class Codes(TorchDispatchMode):
+    """What our ops were told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[tuple[str, int]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        op = func.name().removeprefix("lstm_fused::").rstrip("_")
+        if op in ("layer_forward", "layer_backward"):
+            at = [argument.name for argument in func._schema.arguments].index("variant")
+            self.told.add((op, args[at] & ~ops.TF32))
+        return func(*args, **(kwargs or {}))
+
+
+def code_of(forward: str, backward: str) -> int:
+    code = KERNELS.index(forward)
+    return code if forward == backward else code + ops.BACKWARD * (1 + KERNELS.index(backward))
+
+
+@pytest.mark.parametrize("functional_", [False, True], ids=["eager", "torch.func"])
+def test_two_kernels_share_a_layer(functional_: bool) -> None:
+    kernels = [name for name in RUNNABLE if name in KERNELS]
+    if len(kernels) < 2:
+        pytest.skip(f"{KERNELS[-1]}: {ROWS[KERNELS[-1]].why_not}")
+    pair = kernels[-1], kernels[0]
+    module = lstm_fused.LSTM(3, 4)
+    x = torch.randn(5, 2, 3)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return module(x)[0].sum()
+
+    with Codes() as codes, variant(*pair):
+        torch.func.grad(loss)(x) if functional_ else loss(x).backward()
+    assert codes.told == {("layer_forward", code_of(*pair)), ("layer_backward", code_of(*pair))}
+
+
+@pytest.mark.parametrize("pair", [(dispatch.NATIVE, RUNNABLE[0]), (RUNNABLE[0], "torch.composite")])
+def test_torchs_own_share_no_layer(pair: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"got '{pair[0]}' for forward and '{pair[1]}'"):
+        with variant(*pair):
+            pass
+
+
+def test_a_refusal_names_the_one_of_two_that_refuses() -> None:
+    name = next(name for name in REFUSED if name in KERNELS)
+    for pair in ((name, RUNNABLE[0]), (RUNNABLE[0], name)):
+        with variant(*pair), pytest.raises(dispatch.Refused, match=f"variant {name} was asked"):
+            lstm_fused.LSTM(3, 4)(torch.zeros(2, 3))
 
 
 def test_meta_tensors_run_in_plain_pytorch() -> None:
@@ -245,13 +298,14 @@ def test_an_empty_environment_variable_forces_nothing() -> None:
 
 def test_the_block_outranks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_FROM_ENVIRONMENT", RUNNABLE[0])
-    assert dispatch.forced() == RUNNABLE[0]
+    assert dispatch.forced() == (RUNNABLE[0],) * 2
     with variant("torch.composite"):
-        assert dispatch.forced() == "torch.composite"
+        assert dispatch.forced() == ("torch.composite",) * 2
         assert not ran()
 
 
-def test_a_variant_forced_while_tracing_stays_in_the_graph() -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_variant_forced_while_tracing_stays_in_the_graph(shared: bool) -> None:
     torch._dynamo.reset()
     codes: list[int] = []
 
@@ -263,10 +317,11 @@ def test_a_variant_forced_while_tracing_stays_in_the_graph() -> None:
                 codes.append(node.args[places.index("variant")])
         return graph.forward
 
-    name = RUNNABLE[0]
-    if name not in KERNELS:
+    kernels = [name for name in RUNNABLE if name in KERNELS]
+    if len(kernels) < 2:
         pytest.skip(f"{KERNELS[-1]}: {ROWS[KERNELS[-1]].why_not}")
+    pair = kernels[0], kernels[-1 if shared else 0]
     fused = torch.compile(lstm_fused.LSTM(3, 4), backend=keep, fullgraph=True)
-    with variant(name):
+    with variant(*pair):
         fused(torch.randn(2, 5, 3))
-    assert codes == [KERNELS.index(name)]
+    assert codes == [code_of(*pair)]

@@ -13,10 +13,11 @@ import torch
 import lstm_fused
 from lstm_fused import costs, dispatch, layer
 from lstm_fused.costs import TERMS, Costs
-from lstm_fused.dispatch import Case, Refused, choose, variant
+from lstm_fused.dispatch import Case, Choice, Refused, choose, variant
 from lstm_fused.explained import case_of, explain, support_table
 
 CASE = Case(128, device="cuda", dtype=torch.bfloat16)
+ONLY_OURS = ["cuda.block", "cuda.grid", "cuda.step"]
 FREE = Costs(*[0] * len(TERMS), None)
 
 pytestmark = pytest.mark.skipif(
@@ -33,7 +34,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     def why_not(name: str, case: Case) -> str | None:
         return refusals.get(name) if name.startswith("cuda.") else own(name, case)
 
-    proven = {"9.0": ("cuda.block", "cuda.grid", "cuda.step"), "8.0": ("cuda.step",)}
+    proven = {"9.0": tuple(ONLY_OURS), "8.0": ("cuda.step",)}
     monkeypatch.setattr(dispatch, "PROVEN", proven)
     capabilities = [(9, 0), (8, 6), (8, 0)]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
@@ -52,11 +53,16 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     dispatch._proven_on.cache_clear()
 
 
+def both(name: str) -> Choice:
+    return Choice(name, name)
+
+
 def rows(monkeypatch: pytest.MonkeyPatch, **turns: float) -> None:
-    """A table in which nothing takes time but turns of forward, of the kernels by their words."""
+    """A table in which nothing takes time but turns: block=1, grid_backward=2."""
     table = dict.fromkeys(costs.COSTS, FREE)
-    for word, turn in turns.items():
-        table[f"cuda.{word} forward"] = FREE._replace(turn=turn)
+    for words, turn in turns.items():
+        word, _, backward = words.partition("_")
+        table[f"cuda.{word} {backward or 'forward'}"] = FREE._replace(turn=turn)
     table["cuda.step"] = table["torch.native small forward"] = FREE._replace(turn=1000.0)
     monkeypatch.setattr(costs, "table", lambda: table)
     dispatch._fastest.cache_clear()
@@ -66,16 +72,16 @@ def test_the_lowest_estimate_is_chosen(
     gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows(monkeypatch, block=2.0, grid=1.0)
-    assert choose(CASE) == "cuda.grid"
+    assert choose(CASE) == both("cuda.grid")
     rows(monkeypatch, block=1.0, grid=2.0)
-    assert choose(CASE) == "cuda.block"
+    assert choose(CASE) == both("cuda.block")
 
 
 def test_equal_estimates_keep_the_order(
     gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows(monkeypatch, block=1.0, grid=1.0)
-    assert choose(CASE) == "cuda.block"
+    assert choose(CASE) == both("cuda.block")
 
 
 def test_torchs_own_is_chosen_where_it_is_estimated_to_take_less(
@@ -83,16 +89,16 @@ def test_torchs_own_is_chosen_where_it_is_estimated_to_take_less(
 ) -> None:
     rows(monkeypatch, block=2000.0, grid=3000.0)
     # Both take a 1000 for each step, and cuda.step comes first.
-    assert choose(CASE) == "cuda.step"
+    assert choose(CASE) == both("cuda.step")
     gpu["cuda.step"] = "it is out of order"
     dispatch._fastest.cache_clear()
-    assert choose(CASE) == dispatch.NATIVE
+    assert choose(CASE) == both(dispatch.NATIVE)
 
 
 def test_what_refuses_is_not_chosen(gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     rows(monkeypatch, block=2.0, grid=1.0)
     gpu["cuda.grid"] = "it is out of order"
-    assert choose(CASE) == "cuda.block"
+    assert choose(CASE) == both("cuda.block")
 
 
 @pytest.mark.parametrize(
@@ -110,8 +116,8 @@ def test_what_refuses_is_not_chosen(gpu: dict[str, str], monkeypatch: pytest.Mon
 def test_what_has_no_estimate_keeps_its_place(
     gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch, known: dict[str, float], best: str
 ) -> None:
-    monkeypatch.setattr(dispatch, "estimate", lambda name, case: known.get(name))
-    assert choose(CASE) == best
+    monkeypatch.setattr(costs, "estimate", lambda name, layer, backward: known.get(name))
+    assert choose(CASE) == both(best)
 
 
 def test_the_choice_flips_with_the_batch(
@@ -119,17 +125,40 @@ def test_the_choice_flips_with_the_batch(
 ) -> None:
     """Blocks for 8 rows each fill the GPU; a group of grid's takes turns."""
     rows(monkeypatch, block=2.0, grid=1.5)
-    assert choose(CASE._replace(B=8)) == "cuda.grid"
-    assert choose(CASE._replace(B=512)) == "cuda.block"
+    assert choose(CASE._replace(B=8)) == both("cuda.grid")
+    assert choose(CASE._replace(B=512)) == both("cuda.block")
 
 
 def test_training_counts_backward(gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    rows(monkeypatch, block=2.0, grid=1.0)
-    table = dict(costs.table())
-    table["cuda.grid backward"] = FREE._replace(turn=5.0)
-    monkeypatch.setattr(costs, "table", lambda: table)
-    assert choose(CASE) == "cuda.grid"
-    assert choose(CASE._replace(training=True)) == "cuda.block"
+    rows(monkeypatch, block=2.0, grid=2.0, block_backward=5.0, grid_backward=5.0)
+    table = costs.table()
+    table["torch.native small forward"] = FREE._replace(turn=3.0)
+    table["torch.native small backward"] = FREE._replace(turn=3.0)
+    assert choose(CASE) == both("cuda.block")
+    assert choose(CASE._replace(training=True)) == both(dispatch.NATIVE)
+
+
+def test_each_pass_has_the_kernel_with_its_lowest_estimate(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(monkeypatch, block=2.0, grid=1.0, block_backward=3.0, grid_backward=5.0)
+    assert choose(CASE._replace(training=True)) == ("cuda.grid", "cuda.block")
+    assert choose(CASE) == both("cuda.grid")
+    gpu["cuda.block"] = "it is out of order"
+    dispatch._fastest.cache_clear()
+    assert choose(CASE._replace(training=True)) == both("cuda.grid")
+
+
+def test_torchs_own_gives_no_pass_away(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its backward is the fastest, and only it can run it."""
+    rows(monkeypatch, block=1.0, grid=1.0, block_backward=3.0, grid_backward=3.0)
+    costs.table()["torch.native small backward"] = FREE
+    for forward, found in ((2.0, dispatch.NATIVE), (5.0, "cuda.block")):
+        costs.table()["torch.native small forward"] = FREE._replace(turn=forward)
+        dispatch._fastest.cache_clear()
+        assert choose(CASE._replace(training=True)) == both(found)
 
 
 def test_a_forced_variant_runs_whatever_it_takes(
@@ -138,7 +167,7 @@ def test_a_forced_variant_runs_whatever_it_takes(
     rows(monkeypatch, block=2.0, grid=1.0)
     for name in ("cuda.block", "cuda.cluster", "torch.native"):
         with variant(name):
-            assert choose(CASE) == name
+            assert choose(CASE) == both(name)
     gpu["cuda.block"] = "it is out of order"
     with variant("cuda.block"), pytest.raises(Refused, match="it is out of order"):
         choose(CASE)
@@ -148,7 +177,7 @@ def test_a_choice_is_made_once_for_a_case(
     gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(dispatch, "estimate", lambda name, case: asked.append(name))
+    monkeypatch.setattr(costs, "estimate", lambda name, *_: asked.append(name))
     choose(CASE)
     first = len(asked)
     assert first > 1
@@ -163,7 +192,7 @@ def test_what_is_proven_depends_on_the_gpu(gpu: dict[str, str]) -> None:
         [name for name in dispatch.default(f"cuda:{index}") if name.startswith("cuda.")]
         for index in range(3)
     ]
-    assert ours == [["cuda.block", "cuda.grid", "cuda.step"], [], ["cuda.step"]]
+    assert ours == [ONLY_OURS, [], ["cuda.step"]]
     assert dispatch.default("cuda") == dispatch.default("cuda:0")
     table = support_table()
     assert "| `cuda.step` | " in table and " | on CUDA 9.0 and on CUDA 8.0 |" in table
@@ -178,8 +207,8 @@ def test_a_choice_where_no_gpu_is_named_is_asked_for_anew_on_another_one(
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     for current, name in ((0, "cuda.block"), (1, "cuda.grid")):
         monkeypatch.setattr(torch.cuda, "current_device", lambda index=current: index)
-        assert choose(CASE) == name
-        assert choose(CASE._replace(device="cuda:0")) == "cuda.block"
+        assert choose(CASE) == both(name)
+        assert choose(CASE._replace(device="cuda:0")) == both("cuda.block")
         gpu["cuda.block"] = "this GPU has too little memory"
 
 
@@ -211,24 +240,24 @@ def test_estimates_ask_for_the_gpus_own_numbers(gpu: dict[str, str]) -> None:
 def test_without_a_proven_kernel_no_estimate_is_asked_for(
     gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(name: str, case: Case) -> None:
+    def fail(name: str, *_: object) -> None:
         raise AssertionError(name)
 
-    monkeypatch.setattr(dispatch, "estimate", fail)
-    assert choose(CASE._replace(device="cuda:1")) == dispatch.NATIVE, "proven on other GPUs"
+    monkeypatch.setattr(costs, "estimate", fail)
+    assert choose(CASE._replace(device="cuda:1")) == both(dispatch.NATIVE), "proven on other GPUs"
     monkeypatch.setattr(dispatch, "PROVEN", {})
-    assert choose(CASE) == dispatch.NATIVE
+    assert choose(CASE) == both(dispatch.NATIVE)
 
 
 def test_a_cpu_is_asked_for_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(128)
     assert dispatch.estimate(choose(case), case) is None
 
-    def fail(name: str, case: Case) -> None:
+    def fail(name: str, *_: object) -> None:
         raise AssertionError(name)
 
-    monkeypatch.setattr(dispatch, "estimate", fail)
-    assert choose(case) in dispatch.default("cpu")
+    monkeypatch.setattr(costs, "estimate", fail)
+    assert choose(case).forward in dispatch.default("cpu")
 
 
 def lines_of(case: Case) -> dict[str, str]:
@@ -263,6 +292,23 @@ def test_explain_of_measured_rows_and_of_training(
     assert lines["cuda.block"] == "cuda.grid is forced, about 100 us forward (fitted to file.json)"
 
 
+def test_explain_of_two_kernels(gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows(monkeypatch, block=2.0, grid=1.0, block_backward=3.0, grid_backward=5.0)
+    lines = lines_of(CASE._replace(training=True))
+    assert lines["cuda.grid"] == "chosen for forward, about 100 us forward (predicted)"
+    assert lines["cuda.block"] == "chosen for backward, about 300 us backward (predicted)"
+    less = "cuda.grid and cuda.block are estimated to take less"
+    assert lines["cuda.step"].startswith(f"{less}, about 2") and lines["cuda.step"].endswith(
+        " us forward and backward (predicted)"
+    )
+    assert lines["torch.composite"] == "cuda.grid and cuda.block come first"
+    with variant("cuda.step", backward="cuda.grid"):
+        lines = lines_of(CASE)
+    assert lines["cuda.step"].startswith("forced for forward, about ")
+    assert lines["cuda.grid"] == "forced for backward, about 500 us backward (predicted)"
+    assert lines["torch.native"].startswith("cuda.step and cuda.grid are forced, about ")
+
+
 def test_explain_says_nothing_of_time_on_a_cpu() -> None:
     assert " us " not in explain(lstm_fused.LSTM(3, 4))
 
@@ -273,7 +319,9 @@ def test_a_layer_asks_for_its_own_case(
     monkeypatch: pytest.MonkeyPatch, packed: bool, grad: bool
 ) -> None:
     asked: list[Case] = []
-    monkeypatch.setattr(dispatch, "choose", lambda case: asked.append(case) or "torch.composite")
+    monkeypatch.setattr(
+        dispatch, "choose", lambda case: asked.append(case) or both(dispatch.COMPOSITE)
+    )
     weights = [(torch.zeros(16, 3), torch.zeros(16, 4, requires_grad=True), None, None, None)]
     x = torch.zeros(10, 3) if packed else torch.zeros(5, 2, 3)
     batch_sizes = torch.full((5,), 2) if packed else None

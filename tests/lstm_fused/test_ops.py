@@ -281,18 +281,28 @@ def test_needs_bits_are_the_same_on_both_sides() -> None:
     ]
 
 
-def test_tf32_is_the_same_on_both_sides() -> None:
+def test_parts_of_a_code_are_the_same_on_both_sides() -> None:
     text = (CSRC / "ops" / "ops.h").read_text()
-    assert int(re.search(r"kTf32 = (\d+);", text)[1]) == ops.TF32 > len(KERNELS)
+    found = re.search(r"kTf32 = (\d+), kBackward = (\d+);", text)
+    assert found and (int(found[1]), int(found[2])) == (ops.TF32, ops.BACKWARD)
+    assert len(KERNELS) < ops.TF32 == ops.BACKWARD // 2
 
 
-@pytest.mark.parametrize("code", [len(KERNELS), ops.TF32 - 1, 2 * ops.TF32, 2 * ops.TF32 + 5])
+PAST = len(KERNELS)
+GENERIC = KERNELS.index("cpu.generic")
+
+
+@pytest.mark.parametrize("code", [PAST, ops.TF32 - 1, GENERIC + ops.BACKWARD * (1 + PAST)])
 def test_unknown_variants_are_refused(code: int) -> None:
     arguments = forward_arguments(cases.named("one")[0], torch.float32)
     assert arguments[-2] == AUTOMATIC
     arguments[-2] = code
     with pytest.raises(RuntimeError, match=f"unknown variant code {code}"):
         torch.ops.lstm_fused.layer_forward(*arguments)
+    arguments = backward_arguments(cases.named("one")[0], torch.float32)
+    arguments[-2] = code
+    with pytest.raises(RuntimeError, match=f"unknown variant code {code}"):
+        torch.ops.lstm_fused.layer_backward(*arguments)
 
 
 def test_fake_kernels_take_the_arguments_of_the_schema() -> None:

@@ -244,7 +244,7 @@ def test_all_chunks_run_by_the_variant_of_the_whole(monkeypatch: pytest.MonkeyPa
     """A chunk might be given to another one, and cuda.grid must not run beside itself."""
     monkeypatch.setattr(stack, "_wants_chunks", lambda *_: True)
     monkeypatch.setattr(stack, "runs_natively", lambda *_: False)
-    monkeypatch.setattr(stack, "chosen", lambda *_: "torch.composite")
+    monkeypatch.setattr(stack, "chosen", lambda *_: ("torch.composite",) * 2)
     seen = []
     original = stack.layer
     monkeypatch.setattr(
@@ -252,7 +252,7 @@ def test_all_chunks_run_by_the_variant_of_the_whole(monkeypatch: pytest.MonkeyPa
     )
     with lstm_fused.wavefront(4):
         lstm_fused.LSTM(3, 4, num_layers=2)(torch.randn(9, 2, 3))
-    assert seen == ["torch.composite"] * 6
+    assert seen == [("torch.composite",) * 2] * 6
 
 
 def test_a_cpu_runs_whole_layers(monkeypatch: pytest.MonkeyPatch) -> None:
