@@ -302,7 +302,7 @@ the files that it was fitted to, or None: it is predicted.
 # ruff: noqa: E501  names of files
 
 # fmt: off
-COSTS: dict[str, tuple[float, float, float, float, float, float, float, str | None]] = {
+COSTS: dict[str, tuple[float, float, float, float, float, float, float, float, str | None]] = {
 '''
     titles = "".join(f"{term:>10}" for term in TERMS)
     rows = [f"    # {'':<30}{titles}  measured"]

@@ -5,7 +5,8 @@ launches, megabytes of weights that are read, and steps of time. A step is turns
 a batch; each is a product and what stands around it, and while one waits for what other blocks
 send, the others multiply. In microseconds:
 
-    turn = costs.turn + millions of multiply-adds * product
+    turn = costs.turn + rounds of loads that it waits for * round
+         + millions of multiply-adds * product
          + megabytes of fragments * fragments + megabytes of streamed ones * streamed
     step = the longer one of  wait + turn  and  turns * turn
     work = launches * launch + megabytes * read + steps * step
@@ -51,6 +52,7 @@ class Costs(NamedTuple):
     product: float  # a million multiply-adds of a turn on one multiprocessor, in 16 bits
     fragments: float  # a megabyte of weights that a turn reads out of shared memory
     streamed: float  # a megabyte of weights that a turn reads out of L2
+    round: float  # loads of what other blocks have sent that a turn has not asked for ahead
     measured: str | None  # the result file that it was fitted to; None: it is predicted
 
 
@@ -86,6 +88,7 @@ class Work(NamedTuple):
     megabytes: float
     steps: int = 0
     turns: Sequence[int] = ()  # of each share of the batch; shares run one after the other
+    rounds: Sequence[int] = ()  # of loads that a turn of each share waits for; (): none
     millions: float = 0.0  # of multiply-adds of a turn on a multiprocessor, as in 16 bits
     fragments: float = 0.0  # megabytes of each multiprocessor
     streamed: float = 0.0  # megabytes of each multiprocessor
@@ -106,19 +109,25 @@ def price(work: Work, costs: Costs) -> float:
 
 def counts(work: Work, costs: Costs) -> list[float]:
     """How often a work has each of TERMS to wait for."""
-    turn = costs.turn + work.millions * costs.product
-    turn += work.fragments * costs.fragments + work.streamed * costs.streamed
-    idle = [costs.wait + turn > turns * turn for turns in work.turns]
-    waits = work.steps * sum(idle)
-    turns = work.steps * sum(1 if i else n for i, n in zip(idle, work.turns, strict=True))
+    same = costs.turn + work.millions * costs.product
+    same += work.fragments * costs.fragments + work.streamed * costs.streamed
+    waits = turns = rounds = 0
+    for n, loads in zip(work.turns, work.rounds or [0] * len(work.turns), strict=True):
+        turn = same + loads * costs.round
+        idle = costs.wait + turn > n * turn
+        waits += idle
+        turns += 1 if idle else n
+        rounds += loads * (1 if idle else n)
+    turns *= work.steps
     return [
         work.launches,
         work.megabytes,
-        waits,
+        work.steps * waits,
         turns,
         turns * work.millions,
         turns * work.fragments,
         turns * work.streamed,
+        work.steps * rounds,
     ]
 
 
@@ -181,13 +190,14 @@ def scan(name: str, layer: Layer, backward: bool) -> Work | None:
     )
     if found is None:
         return None
-    launches, turns, multiply_adds, fragments, streamed, product = found
+    launches, turns, rounds, multiply_adds, fragments, streamed, product = found
     return Work(
         f"{name} {'backward' if backward else 'forward'}",
         launches,
         _weights(layer, layer.output_size),
         layer.T,
         turns,
+        rounds,
         multiply_adds * RELATIVE[product] / 1e6,
         fragments / 1e6,
         streamed / 1e6,
@@ -205,7 +215,7 @@ def _step_by_step(row: str, layer: Layer, tf32: bool) -> Work:
         layer.T * _weights(layer, layer.output_size),
         steps,
         (1,),
-        _millions(layer, gates + projection, tf32),
+        millions=_millions(layer, gates + projection, tf32),
     )
 
 
@@ -226,7 +236,7 @@ def _native(layer: Layer, backward: bool) -> Work:
         millions = _millions(layer, gates, layer.tf32)
     else:
         return _step_by_step(f"{NATIVE} standard", layer, layer.tf32)
-    return Work(row, 1, _weights(layer, H), steps, (1,), millions)
+    return Work(row, 1, _weights(layer, H), steps, (1,), millions=millions)
 
 
 def _products(layer: Layer, backward: bool, tf32: bool) -> Work:
@@ -239,7 +249,7 @@ def _products(layer: Layer, backward: bool, tf32: bool) -> Work:
         _weights(layer, layer.input_size),
         1,
         (1,),
-        _millions(layer, gates * inputs, tf32),
+        millions=_millions(layer, gates * inputs, tf32),
     )
 
 

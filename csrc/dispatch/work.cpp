@@ -42,7 +42,8 @@ std::optional<ScanWork> block_work(const ScanQuestion& q, Product product) {
   const int columns = columns_of(product);
   // A block to a multiprocessor, as registers have no room for two where H is large.
   const int64_t waves = ceil_div(ceil_div(q.B, columns) * q.D, q.multiprocessors);
-  return ScanWork{1, std::vector<int>(size_t(waves), 1), multiply_adds(bucket.H, bucket.H, columns),
+  return ScanWork{1, std::vector<ScanShare>(size_t(waves), ScanShare{1}),
+                  multiply_adds(bucket.H, bucket.H, columns),
                   rest_bytes(plan.slices, plan.held, plan.threads)};
 }
 
@@ -62,7 +63,7 @@ std::optional<ScanWork> cluster_work(const ScanQuestion& q, Product product) {
   const int at_once = clusters_at_once(cluster_blocks(bucket, q.H), q.multiprocessors);
   const ClusterCut cut = cluster_cut(q.B, q.D, at_once, most_turns(plan, q.shared));
   const int64_t waves = ceil_div(int64_t(cut.slices) * q.D, at_once);
-  return ScanWork{1, std::vector<int>(size_t(waves), cut.turns),
+  return ScanWork{1, std::vector<ScanShare>(size_t(waves), ScanShare{cut.turns}),
                   multiply_adds(bucket.units, bucket.width, kClusterColumns),
                   rest_bytes(plan.slices, plan.held, plan.threads, plan.tiles)};
 }
@@ -83,7 +84,7 @@ std::optional<ScanWork> grid_work(const ScanQuestion& q, Product product) {
   for_grid_launches(q.B, blocks, q.D, q.multiprocessors, columns, plan.turns,
                     [&](int64_t, int, const GridCut& cut) {
                       ++work.launches;
-                      work.turns.push_back(cut.turns);
+                      work.shares.push_back({cut.turns, grid_rounds(pass_of(q), plan, cut.turns)});
                     });
   return work;
 }

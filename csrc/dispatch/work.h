@@ -22,11 +22,15 @@ struct ScanQuestion {
   size_t shared;  // bytes of shared memory that a block may have
 };
 
+// A part of the batch.
+struct ScanShare {
+  int turns;       // groups of rows that its slices run in turns
+  int rounds = 0;  // of loads, one behind the other, that a turn waits for (grid_plan.h)
+};
+
 struct ScanWork {
-  int launches;  // one after the other
-  // The batch goes in shares, one after the other; of each, how many groups of rows its slices run
-  // in turns.
-  std::vector<int> turns;
+  int launches;  // one after the other, as the shares
+  std::vector<ScanShare> shares;
   double multiply_adds;           // of a turn's product, on one multiprocessor
   size_t fragments;               // bytes of W_hh that it reads out of shared memory for that
   size_t streamed = 0;            // and out of L2 (grid_plan.h)

@@ -38,7 +38,12 @@ py::object scan_work(const std::string& variant, bool backward, int dtype, bool 
   const auto work =
       lf::scan_work({variant, backward, lf::DType(dtype), tf32, B, H, D, multiprocessors, shared});
   if (!work) return py::none();
-  return py::make_tuple(work->launches, work->turns, work->multiply_adds, work->fragments,
+  py::list turns, rounds;
+  for (const lf::ScanShare& share : work->shares) {
+    turns.append(share.turns);
+    rounds.append(share.rounds);
+  }
+  return py::make_tuple(work->launches, turns, rounds, work->multiply_adds, work->fragments,
                         work->streamed, work->product);
 }
 
@@ -87,8 +92,9 @@ PYBIND11_MODULE(_C, m) {
         py::arg("dtype"), py::arg("tf32"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"),
         py::arg("D"));
   m.def("scan_work", &scan_work,
-        "What a scan asks of a GPU (dispatch/work.h): launches, turns of each share, multiply-adds "
-        "of a turn, bytes of fragments, kept and streamed, kind of product; or None.",
+        "What a scan asks of a GPU (dispatch/work.h): launches, turns of each share, rounds of "
+        "loads of a turn of each, multiply-adds of a turn, bytes of fragments, kept and streamed, "
+        "kind of product; or None.",
         py::arg("variant"), py::arg("backward"), py::arg("dtype"), py::arg("tf32"), py::arg("B"),
         py::arg("H"), py::arg("D"), py::arg("multiprocessors"), py::arg("shared"));
   m.def("build_info", &build_info, "Compiler, OpenMP and CUDA toolkit that built this module.");

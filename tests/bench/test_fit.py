@@ -192,7 +192,7 @@ def only(path: Path, name: str, number: int, direction: str) -> Path:
 def test_a_row_with_fewer_times_than_terms_stays_predicted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, fitted in ((6, False), (7, True)):
+    for number, fitted in ((7, False), (8, True)):
         path = only(write(tmp_path / "gpu.json", another_gpu()), "cuda.grid", number, "forward")
         table = fit.fit(fit.read([path]), TABLE).table
         assert (table["cuda.grid forward"] != TABLE["cuda.grid forward"]) is fitted
@@ -200,7 +200,7 @@ def test_a_row_with_fewer_times_than_terms_stays_predicted(
         said = capsys.readouterr().out
         (line,) = [line for line in said.splitlines() if line.startswith("cuda.grid forward")]
         assert line.split()[2] == str(number)
-        assert ("predicted: 7 terms" in line) is not fitted
+        assert ("predicted: 8 terms" in line) is not fitted
 
 
 def test_what_is_not_fitted_draws_no_other_row_along(tmp_path: Path) -> None:

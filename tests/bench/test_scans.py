@@ -78,9 +78,12 @@ HEADS = {
     "cuda.cluster.bf16.t512b8h512d1.backward": 1.2,
     "cuda.grid.bf16.t512b8h1024d1.forward": 1.45,
     "cuda.grid.bf16.t512b64h1024d1.forward": 2.2,  # two turns of 16 rows
+    "cuda.grid.bf16.t512b256h1024d1.forward": 6.4,  # eight, which ask ahead
     "cuda.grid.bf16.t512b8h1024d1.backward": 2.0,
     "cuda.grid.fp32.t512b8h1024d1.forward": 3.6,
     "cuda.grid.fp32.t512b8h512d1.forward": 2.3,
+    "cuda.grid.fp32.t512b8h1024d1.backward": 4.4,
+    "cuda.grid.fp32.t512b8h512d1.backward": 2.8,
     "cuda.grid.tf32.t256b8h1536d1.forward": 5.9,
     "cuda.grid.tf32.t256b8h2048d1.forward": 9.4,
     "cuda.block.bf16.t1024b64h128d1.forward": 0.57,

@@ -78,6 +78,9 @@ void check_plan(size_t shared, Product product, Pass pass, const GridBucket& buc
   check(plan.turns >= 1 && plan.turns * columns <= kMostRows, "turns", product, bucket.pairs);
   check(plan.buffer % 16 == 0 && plan.buffer == size_t(columns) * plan.pitch, "buffer", product,
         bucket.pairs);
+  // Backward a part's gates come with as many tags.
+  check(plan.pieces * kGridThreads * 16 == columns * plan.width * factor_size(product), "pieces",
+        product, bucket.pairs);
   check(plan.shared <= shared && plan.shared % 16 == 0, "shared", product, bucket.pairs);
   check(plan.copies == 1 || plan.copies == 2, "copies", product, bucket.pairs);
   // What is asked for ahead: of 16 rows, or of 8 where that is all there is, and never streamed.

@@ -68,13 +68,16 @@ def test_a_turn_hides_the_wait_of_others() -> None:
     steps = [costs.price(Work("", 0, 0, 10, (turns,)), row) for turns in (1, 2, 3, 4)]
     assert steps == [50, 50, 60, 80]
     assert costs.price(Work("", 0, 0, 10, (1, 4)), row) == 130, "shares follow each other"
+    rounds = row._replace(round=0.5)
+    # A turn of 3 hides the wait of two others' turns just so; one of 2 needs three.
+    assert costs.price(Work("", 0, 0, 10, (2, 2), (2, 0)), rounds) == 60 + 50
 
 
 @pytest.mark.parametrize("term", TERMS)
 def test_a_price_is_the_sum_of_its_terms(term: str) -> None:
     """Each is counted as often as it occurs."""
-    one = Work("", 2, 3.0, 5, (1,), 7.0, 11.0, 13.0)
-    expected = dict(zip(TERMS, (2, 3, 5, 5, 35, 55, 65), strict=True))
+    one = Work("", 2, 3.0, 5, (1,), (17,), 7.0, 11.0, 13.0)
+    expected = dict(zip(TERMS, (2, 3, 5, 5, 35, 55, 65, 85), strict=True))
     row = FREE._replace(**({"wait": 1e-9} | {term: 1.0}))
     counts = dict(zip(TERMS, costs.counts(one, row), strict=True))
     assert counts == expected
@@ -132,6 +135,35 @@ def test_a_scan_is_cut_as_its_plan_says(
     found = work(name, **sizes)
     assert (found.launches, found.turns, found.steps) == (launches, turns, 100)
     assert (found.millions * 1e6, found.fragments * 1e6) == (millions, fragments)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rounds"),
+    [
+        # 4 pieces of 8 rows at H = 1024, and 8 of 16.
+        ({"B": 8}, [1]),
+        ({"B": 64}, [2]),
+        ({"B": 64, "backward": True}, [3]),
+        # Three turns and more ask ahead.
+        ({"B": 96}, [0]),
+        ({"B": 96, "backward": True}, [0]),
+        # 128 rows of each of two groups, and 8 are left, which run as 16.
+        ({"B": 264}, [0, 2]),
+        # One group for both directions. The widest has no registers to ask ahead with.
+        ({"B": 16, "hidden_size": 2048, "directions": 2}, [4, 4]),
+        ({"B": 48, "hidden_size": 2304, "multiprocessors": 148}, [5]),
+        ({"B": 48, "hidden_size": 2304, "multiprocessors": 148, "backward": True}, [4]),
+        # By three products 8 rows ask from two turns on.
+        ({"B": 8, "hidden_size": 512, "dtype": torch.float32}, [1]),
+        ({"B": 72, "hidden_size": 512, "dtype": torch.float32}, [0]),
+        ({"B": 72, "hidden_size": 512, "dtype": torch.float32, "backward": True}, [2]),
+    ],
+    ids=str,
+)
+def test_what_is_asked_for_ahead_is_not_waited_for(
+    sizes: dict[str, Any], rounds: list[int]
+) -> None:
+    assert work("cuda.grid", **{"hidden_size": 1024} | sizes).rounds == rounds
 
 
 def test_what_is_not_held_is_streamed() -> None:

@@ -18,8 +18,8 @@ MUTANTS = {
     ),
     "no barrier behind h": Mutant(
         FORWARD,
-        "kPlan.copies == 1 && turns > 1 && another);\n        __syncthreads();",
-        "kPlan.copies == 1 && turns > 1 && another);",
+        "kPlan.copies == 1 && others(before));\n        __syncthreads();",
+        "kPlan.copies == 1 && others(before));",
         "thread",
     ),
     "a barrier of the warp behind the sums": Mutant(
@@ -64,7 +64,10 @@ MUTANTS = {
         FORWARD, "sums_now + (kPlan.copies - 1) * kSums;", "sums_now;", "thread"
     ),
     "a turn waits for itself": Mutant(
-        FORWARD, "turns > 2 && (turn > 0 || rows_after.count > 0);", "true;"
+        FORWARD, "ahead = kPlan.copies == 2 && others(now);", "ahead = kPlan.copies == 2;"
+    ),
+    "a turn of another slice is one of this": Mutant(
+        FORWARD, "return turns > kPlan.copies && (turn", "return (turn"
     ),
     "h of the turn before": Mutant(
         FORWARD, "slice.rows(before, turn + 1)", "slice.rows(before, turn)"
@@ -72,7 +75,7 @@ MUTANTS = {
     # What is asked for ahead.
     "h of the turn itself was asked for": Mutant(
         FORWARD,
-        "kPlan.copies == 1 && turns > 1 && another);",
+        "kPlan.copies == 1 && others(before));",
         "kPlan.copies == 1 && turns > 1);",
     ),
     "h is asked for before all have read the one before": Mutant(

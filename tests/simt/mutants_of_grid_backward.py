@@ -103,7 +103,7 @@ MUTANTS = {
         BACKWARD, "have_come<Self::kPieces, 1>", "have_come<Self::kPieces, 2>", "address"
     ),
     "dh that was asked for is not waited for": Mutant(
-        BACKWARD, "have_come<kGridParts / 2, 1>", "have_come<kGridParts / 2, 2>", "address"
+        BACKWARD, "have_come<kPiecesOfDh, 1>", "have_come<kPiecesOfDh, 2>", "address"
     ),
     "the first piece that was asked for, for all": Mutant(
         BACKWARD,
@@ -111,7 +111,7 @@ MUTANTS = {
         "const uint4 pairs = place[0];",
     ),
     "gradients and dh that were asked for lie over each other": Mutant(
-        BACKWARD, "asked_dh = Asked::take(shared, kGridParts / 2);", "asked_dh = asked_gates;"
+        BACKWARD, "asked_dh = Asked::take(shared, kPiecesOfDh);", "asked_dh = asked_gates;"
     ),
     "only the last piece of dh": Mutant(
         BACKWARD, "sum = piece == 0 ? share[0] : sum + share[0];", "sum = share[0];"

@@ -64,7 +64,7 @@ struct Group {
   // a power of two: so all of a thread's pieces stand at known distances from its first one, and
   // ask for no arithmetic of their own, which was a third of the instructions of a step.
   static constexpr int kRowPieces = kGridBuckets[kBucket].pairs;
-  static constexpr int kPieces = kColumns / kGridWarps * kRowPieces;
+  static constexpr int kPieces = kPlan.pieces;
   static constexpr int kRowWarps = std::min(kRowPieces & -kRowPieces, kGridWarps);
   static constexpr int kOfRow = kRowPieces / kRowWarps;
   static_assert(kGridWarps % kRowWarps == 0);
@@ -167,11 +167,10 @@ __device__ __forceinline__ void receive_some(int first, const Source& source,
     if (wanted(k)) source.take(first + k, words[k]);
 }
 
-// All that a thread wants of a source's pieces; each four are one trip through L2. Eight would be
-// on their way with the fragments in registers, and spill.
+// All that a thread wants of a source's pieces.
 template <int kPieces, class Source>
 __device__ __forceinline__ void receive(const Source& source, const Waiting& waiting) {
-  constexpr int kAtOnce = kPieces < 4 ? kPieces : 4;
+  constexpr int kAtOnce = kPieces < kPiecesAtOnce ? kPieces : kPiecesAtOnce;
 #pragma unroll
   for (int first = 0; first < kPieces; first += kAtOnce)
     receive_some<kPieces, kAtOnce>(first, source, waiting);

@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   float* const dc_of_all = shared.take<float>(kPlan.turns * kPlan.cells);
   // A turn makes a group of copies of gradients, and after its cells one of dh, be it of nothing:
   // there is at least one more behind the group that is waited for.
-  const bool asks = kPlan.asks && p.asks && turns > 2;
+  const bool asks = p.asks && asks_ahead(kPlan, turns);
   Asked asked_gates{nullptr}, asked_dh{nullptr};
   typename Self::Matrix w_hh;
   const auto element = [&](int tile, int row, int k) {
@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   w_hh.load(shared, element, Self::streamed(p.streamed));
   if (asks) {
     asked_gates = Asked::take(shared, Self::kPieces);
-    asked_dh = Asked::take(shared, kGridParts / 2);
+    asked_dh = Asked::take(shared, kPiecesOfDh);
   }
 
   // dh: what the later steps, or the caller after the last, send back. A cell that has not begun
@@ -251,8 +251,8 @@ __global__ void __launch_bounds__(kGridThreads, 1)
   };
   const auto take_dh = [&](uint32_t tag, int turn, const StepRows& rows, bool asked) {
     if (!slice.active(rows)) return;
-    if (!asked || !have_come<kGridParts / 2, 1>(shares_of_dh(tag, turn)))
-      receive<kGridParts / 2>(shares_of_dh(tag, turn), p.waiting);
+    if (!asked || !have_come<kPiecesOfDh, 1>(shares_of_dh(tag, turn)))
+      receive<kPiecesOfDh>(shares_of_dh(tag, turn), p.waiting);
   };
 
   const auto load_turn = [&](const StepRows& step, int n, int turn) {
@@ -365,7 +365,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
         const bool same_step = turn + 1 < turns;
         if (turn < turns && (same_step || n > 0) &&
             slice.active(same_step ? slice.rows(after, turn + 1) : slice.rows(now, 0)))
-          ask<kGridParts / 2>(same_step ? shares_of_dh(tag - 1, turn + 1) : shares_of_dh(tag, 0));
+          ask<kPiecesOfDh>(same_step ? shares_of_dh(tag - 1, turn + 1) : shares_of_dh(tag, 0));
         ptx::commit_copies();
       }
       if (turn > 0 && sends) send_back(tag, turn - 1);

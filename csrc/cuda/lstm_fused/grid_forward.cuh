@@ -228,11 +228,13 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       const StepRows rows_after = turn + 1 < turns ? slice.rows(now, turn + 1) : StepRows{0, 0};
       load_input(rows_after.count > 0 ? rows_after : slice.rows(next, 0));
 
+      // Whether a step has other turns, so that one before or after this one is not this one again.
+      const auto others = [&](const StepRows& step) {
+        return turns > kPlan.copies && (turn > 0 || slice.rows(step, 1).count > 0);
+      };
       if (kPlan.copies == 1 || !is_there) {
-        // Where there is one copy, it was asked for unless this turn was the one before, too.
-        const bool another = turn > 0 || slice.rows(before, 1).count > 0;
-        take_h(rows_before, rows, turn, h_now,
-               kPlan.asks && kPlan.copies == 1 && turns > 1 && another);
+        // Where there is one copy, it was asked for by the turn before.
+        take_h(rows_before, rows, turn, h_now, kPlan.asks && kPlan.copies == 1 && others(before));
         __syncthreads();
       } else {
         __syncwarp();  // no barrier since the cells, and products are of whole warps
@@ -245,7 +247,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       };
       // Not where the next turn is this one again, which has still to hand its h on. Nor where it
       // is the one just before, as of two: these products would be done before its trip through L2.
-      const bool ahead = kPlan.copies == 2 && turns > 2 && (turn > 0 || rows_after.count > 0);
+      const bool ahead = kPlan.copies == 2 && others(now);
       if (kPlan.asks && ahead)
         of_next(turn, [&](const StepRows& rows_before, const StepRows& rows, int) {
           ask_for_h(rows_before, rows, h_next);
@@ -276,7 +278,7 @@ __global__ void __launch_bounds__(kGridThreads, 1)
       }
       __syncthreads();
       if constexpr (kPlan.copies == 1) {
-        if (kPlan.asks && turns > 1 && (turn > 0 || slice.rows(now, 1).count > 0))
+        if (kPlan.asks && others(now))
           of_next(int(ptx::unknown(uint32_t(turn))),
                   [&](const StepRows& rows_before, const StepRows& rows, int) {
                     ask_for_h(rows_before, rows, h_now);

@@ -58,6 +58,11 @@ constexpr GridBucket kGridBuckets[] = {
 constexpr int kGridParts = 8;
 constexpr int kGridOutputs = kGridParts * kGridUnits;
 
+// Pieces in which a cell's dh comes, each of two parts; and loads that a thread waits for at once:
+// a round, one trip through L2. Eight would be on their way with the fragments in registers, and
+// spill.
+constexpr int kPiecesOfDh = kGridParts / 2, kPiecesAtOnce = 4;
+
 struct GridPlan {
   int width;      // H rounded up
   int shares;     // forward, into so many the terms are cut
@@ -69,7 +74,8 @@ struct GridPlan {
   int cells;      // that a block owns in a turn
   int pitch;      // from one row of factors to the next, bytes
   size_t buffer;  // bytes: the factors of a turn's rows
-  int copies;     // of it; forward of the sums, too
+  int pieces;     // of 16 bytes, in which they come to a thread
+  int copies;     // of the buffer; forward of the sums, too
   bool asks;      // for what the next turn needs, before it needs it
   size_t shared;  // bytes of shared memory, as the kernels take it
 };
@@ -96,6 +102,7 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
   plan.cells = kGridUnits * columns;
   plan.pitch = pitch(product, forward ? plan.width : plan.width / kGridParts * 4);
   plan.buffer = size_t(columns) * plan.pitch;
+  plan.pieces = columns / kGridWarps * bucket.pairs;
   const int rest = plan.slices - plan.held;
   const size_t slice = rest_bytes(1, 0, kGridThreads, plan.tiles);
   // Forward c; backward dc and dh.
@@ -119,12 +126,24 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
   plan.asks =
       !bucket.streams && (wide > 1 ? bucket.pairs < 9 : forward && product == Product::tf32x3);
   if (plan.asks && !forward) {
-    const int pieces = columns / kGridWarps * bucket.pairs + kGridParts / 2;
-    const size_t asked = size_t(pieces) * kGridThreads * 16;
+    const size_t asked = size_t(plan.pieces + kPiecesOfDh) * kGridThreads * 16;
     plan.asks = plan.shared + asked <= most_shared;
     if (plan.asks) plan.shared += asked;
   }
   return plan;
+}
+
+// Whether turns of a launch ask ahead. As many as there are copies would ask for what the turn just
+// before has still to hand on, or forward, with two copies, has just handed on.
+constexpr LF_FN bool asks_ahead(const GridPlan& plan, int turns) {
+  return plan.asks && turns > plan.copies;
+}
+
+// Rounds of loads that a turn waits for, where nothing was asked for ahead.
+constexpr int grid_rounds(Pass pass, const GridPlan& plan, int turns) {
+  if (asks_ahead(plan, turns)) return 0;
+  const auto rounds = [](int pieces) { return (pieces + kPiecesAtOnce - 1) / kPiecesAtOnce; };
+  return rounds(plan.pieces) + (pass == Pass::forward ? 0 : rounds(kPiecesOfDh));
 }
 
 constexpr bool is_compiled(Product product, const GridBucket& bucket) {
