@@ -28,7 +28,7 @@ from bench.machine import SCHEMA
 from bench.predicted import PREDICTED
 from bench.run import RESULTS
 from lstm_fused import _load, costs, ops
-from lstm_fused.costs import TERMS, Costs, Work
+from lstm_fused.costs import TERMS, Costs, Gpu, Work
 
 Table = Mapping[str, Costs]
 
@@ -62,15 +62,14 @@ class Measured(NamedTuple):
         return {work.row for work in self.works}
 
 
-class Gpu(NamedTuple):
+class Device(NamedTuple):
     """Two of one name may have different numbers of multiprocessors."""
 
-    device: str
-    multiprocessors: int
-    shared: int  # bytes of shared memory that a block may have
+    name: str
+    gpu: Gpu
 
     def __str__(self) -> str:
-        return f"{self.device} ({self.multiprocessors} multiprocessors)"
+        return f"{self.name} ({self.gpu.multiprocessors} multiprocessors)"
 
 
 class File(NamedTuple):
@@ -78,7 +77,7 @@ class File(NamedTuple):
 
     name: str
     utc: str
-    gpu: Gpu
+    device: Device
     times: Mapping[tuple[str, ...], Measured]
 
 
@@ -100,11 +99,11 @@ def read(paths: Sequence[Path], of: Collection[str] = ()) -> list[Measured]:
     Raises NothingToFit where a file is not right, or where they are of several GPUs.
     """
     files = [file for file in map(_file, paths) if file and file.times]
-    if meant := {file.gpu for file in files if file.name in of}:
-        files = [file for file in files if file.gpu in meant]
-    gpus = {file.gpu: file.name for file in files}
-    if len(gpus) > 1:
-        several = " and ".join(f"{name} of {gpu}" for gpu, name in gpus.items())
+    if meant := {file.device for file in files if file.name in of}:
+        files = [file for file in files if file.device in meant]
+    devices = {file.device: file.name for file in files}
+    if len(devices) > 1:
+        several = " and ".join(f"{name} of {device}" for device, name in devices.items())
         raise NothingToFit(f"a table is of one GPU, name the files of one: {several}")
     newest: dict[tuple[str, ...], Measured] = {}
     for file in sorted(files, key=lambda file: (file.utc, file.name)):
@@ -121,7 +120,8 @@ def _file(path: Path) -> File | None:
             raise NothingToFit(f"{path}: schema must be {SCHEMA}, got {stamp['schema']}")
         if stamp["capability"] is None:
             return None
-        wanted = [("multiprocessors", int), ("shared_memory", int), ("device", str), ("utc", str)]
+        numbers = ["multiprocessors", "shared_memory", "l2_cache"]
+        wanted = [*((name, int) for name in numbers), ("device", str), ("utc", str)]
         for name, kind in wanted:
             if not isinstance(stamp.get(name), kind) or not stamp[name]:
                 raise NothingToFit(
@@ -131,8 +131,9 @@ def _file(path: Path) -> File | None:
         details = content.get("details", {})
         if not isinstance(details, dict) or not isinstance(details.get("scans", {}), dict):
             raise NothingToFit(f"{path}: details, and scans in them, must be objects")
-        gpu = Gpu(stamp["device"], stamp["multiprocessors"], stamp["shared_memory"])
-        return File(path.name, stamp["utc"], gpu, dict(_times(content, gpu, path)))
+        gpu = Gpu(*(stamp[name] for name in numbers))
+        times = dict(_times(content, gpu, path))
+        return File(path.name, stamp["utc"], Device(stamp["device"], gpu), times)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise NothingToFit(f"{path} is not a result file of a GPU: {error!r}") from error
 
@@ -144,7 +145,7 @@ def _times(
         raise NothingToFit(f"{path} is of a GPU, the plans of its kernels: {_load.why_not()}")
     for figures in content.get("details", {}).get("scans", {}).values():
         for name, value in figures.items():
-            figure = figure_of(name, gpu.multiprocessors, gpu.shared)
+            figure = figure_of(name, gpu)
             if figure and value["value"]:
                 variant = ".".join(name.split(".")[:2])
                 time = float(value["value"]) * figure.T
@@ -185,8 +186,7 @@ def _works(row: Mapping[str, Any], gpu: Gpu) -> list[Work] | None:
         dtype,
         row["arm"].endswith(".tf32"),
         False,
-        gpu.multiprocessors,
-        shared=gpu.shared,
+        gpu,
     )
     passes = (False, True) if case["kind"] == "training" else (False,)
     of_passes = [costs.works(_variant(row), layer, backward) for backward in passes]

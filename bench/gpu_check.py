@@ -153,9 +153,8 @@ def unknown_machine() -> dict[str, Any]:
     """The stamp where the first stage could not make one."""
     sources = machine.source_hash()
     commit, dirty = revision.find(sources)
-    unknown = (
-        "capability multiprocessors shared_memory driver clocks cuda cudnn sass_digest".split()
-    )
+    unknown = "capability multiprocessors shared_memory l2_cache driver clocks cuda cudnn".split()
+    unknown += ["sass_digest"]
     nothing = dict.fromkeys(unknown)
     known = {"schema": machine.SCHEMA, "utc": datetime.now(UTC).isoformat(timespec="seconds")}
     more = {"device": "unknown", "torch": "unknown", "cpu": machine.cpu_model()}

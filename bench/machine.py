@@ -54,6 +54,7 @@ def stamp(device: torch.device, command: str) -> dict[str, Any]:
     cuda = device.type == "cuda"
     limit = isa.limit()
     limited = f" as {limit}" if limit else ""
+    gpu = costs.gpu_of(device) if cuda else None
     sources = source_hash()
     commit, dirty = revision.find(sources)
     return {
@@ -63,10 +64,9 @@ def stamp(device: torch.device, command: str) -> dict[str, Any]:
         "capability": ".".join(map(str, torch.cuda.get_device_capability(device)))
         if cuda
         else None,
-        "multiprocessors": torch.cuda.get_device_properties(device).multi_processor_count
-        if cuda
-        else None,
-        "shared_memory": costs.shared_memory(device) if cuda else None,
+        "multiprocessors": gpu.multiprocessors if gpu else None,
+        "shared_memory": gpu.shared if gpu else None,
+        "l2_cache": gpu.l2 if gpu else None,
         "driver": _gpu_query("driver_version") if cuda else None,
         "clocks": _gpu_query("clocks.sm,clocks.mem,clocks.max.sm") if cuda else None,
         "cuda": torch.version.cuda,

@@ -40,6 +40,9 @@ NATIVE = "torch.native"
 # the products of csrc/cuda/lstm_fused/product_plan.h; float64, as products of torch have it, takes
 # as long as float32 without tensor cores.
 RELATIVE = {"bf16": 1.0, "f16": 1.0, "tf32": 2.0, "tf32x3": 6.0, "ieee": 10.0}
+# What a megabyte takes that every step reads and L2 does not hold, relative to one that it does:
+# 5.5 TB/s to 3 of an H100.
+FROM_MEMORY = 1.83
 
 
 class Costs(NamedTuple):
@@ -59,8 +62,25 @@ class Costs(NamedTuple):
 TERMS = Costs._fields[:-1]
 
 
+class Gpu(NamedTuple):
+    """What the model asks of a GPU; by default as of an H100."""
+
+    multiprocessors: int = 132
+    shared: int = 227 << 10  # bytes of shared memory that a block may have
+    l2: int = 50 << 20  # bytes of L2
+
+
+def gpu_of(device: torch.device | int) -> Gpu:
+    """Of a GPU that is here."""
+    properties = torch.cuda.get_device_properties(device)
+    # ROCm's have no such number.
+    usual: int = properties.shared_memory_per_block
+    shared = int(getattr(properties, "shared_memory_per_block_optin", usual))
+    return Gpu(properties.multi_processor_count, shared, properties.L2_cache_size)
+
+
 class Layer(NamedTuple):
-    """What the model asks of a layer, and of the GPU."""
+    """What the model asks of a layer, and where it runs."""
 
     T: int
     B: int
@@ -71,9 +91,8 @@ class Layer(NamedTuple):
     dtype: torch.dtype
     tf32: bool  # float32 may be rounded to TF32 in scans, and in all that torch.native does
     packed: bool  # taken as if all sequences were as long as the longest
-    multiprocessors: int
+    gpu: Gpu
     products_tf32: bool | None = None  # the same of other products of torch; None: as in scans
-    shared: int = 227 << 10  # bytes of shared memory that a block may have: of an H100
 
     @property
     def output_size(self) -> int:
@@ -92,14 +111,6 @@ class Work(NamedTuple):
     millions: float = 0.0  # of multiply-adds of a turn on a multiprocessor, as in 16 bits
     fragments: float = 0.0  # megabytes of each multiprocessor
     streamed: float = 0.0  # megabytes of each multiprocessor
-
-
-def shared_memory(device: torch.device | int) -> int:
-    """Bytes that a block of a GPU may have, as Layer wants them."""
-    properties = torch.cuda.get_device_properties(device)
-    # ROCm's have no such number.
-    usual: int = properties.shared_memory_per_block
-    return int(getattr(properties, "shared_memory_per_block_optin", usual))
 
 
 def price(work: Work, costs: Costs) -> float:
@@ -185,8 +196,8 @@ def scan(name: str, layer: Layer, backward: bool) -> Work | None:
         layer.B,
         layer.hidden_size,
         layer.directions,
-        layer.multiprocessors,
-        layer.shared,
+        layer.gpu.multiprocessors,
+        layer.gpu.shared,
     )
     if found is None:
         return None
@@ -200,7 +211,7 @@ def scan(name: str, layer: Layer, backward: bool) -> Work | None:
         rounds,
         multiply_adds * RELATIVE[product] / 1e6,
         fragments / 1e6,
-        streamed / 1e6,
+        _read_in_every_step(streamed / 1e6, layer.gpu, streamed * layer.gpu.multiprocessors),
     )
 
 
@@ -209,10 +220,12 @@ def _step_by_step(row: str, layer: Layer, tf32: bool) -> Work:
     steps = layer.T * layer.directions
     gates = 4 * layer.hidden_size * layer.output_size * layer.B
     projection = layer.proj_size * layer.hidden_size * layer.B
+    megabytes = _weights(layer, layer.output_size)
     return Work(
         row,
         (3 if layer.proj_size else 2) * steps,
-        layer.T * _weights(layer, layer.output_size),
+        # One direction after the other.
+        layer.T * _read_in_every_step(megabytes, layer.gpu, 1e6 * megabytes / layer.directions),
         steps,
         (1,),
         millions=_millions(layer, gates + projection, tf32),
@@ -224,13 +237,14 @@ def _native(layer: Layer, backward: bool) -> Work:
     H, B = layer.hidden_size, layer.B
     direction = "backward" if backward else "forward"
     persistent = not layer.packed and not layer.proj_size
-    static = layer.directions == 1 and H <= 1024 and B <= 128 and layer.multiprocessors >= 98
+    static = layer.directions == 1 and H <= 1024 and B <= 128
+    static &= layer.gpu.multiprocessors >= 98
     static &= not (H % 128 or layer.input_size % 128 or B % 8)
     steps, gates = layer.T * layer.directions, 4 * H * H * B
     if persistent and layer.dtype != torch.float64 and H <= (128 if backward else 192):
         row = f"{NATIVE} {'small' if H <= 128 else 'middling'} {direction}"
         # What it takes is far from what multiply-adds of any kind do.
-        millions = gates / layer.multiprocessors / 1e6
+        millions = gates / layer.gpu.multiprocessors / 1e6
     elif persistent and layer.dtype == torch.float16 and static:
         row = f"{NATIVE} static {direction}"
         millions = _millions(layer, gates, layer.tf32)
@@ -266,7 +280,12 @@ def _millions(layer: Layer, multiply_adds: int, tf32: bool) -> float:
     """Of each multiprocessor where all take their part, as in 16 bits."""
     in_32_bits = RELATIVE["tf32" if tf32 and layer.dtype == torch.float32 else "ieee"]
     relative = 1.0 if layer.dtype.itemsize == 2 else in_32_bits
-    return multiply_adds * relative / layer.multiprocessors / 1e6
+    return multiply_adds * relative / layer.gpu.multiprocessors / 1e6
+
+
+def _read_in_every_step(megabytes: float, gpu: Gpu, together: float) -> float:
+    """As megabytes of L2, of `together` bytes that all are read before one is read again."""
+    return megabytes * (1.0 if together <= gpu.l2 else FROM_MEMORY)
 
 
 # Read once, as LSTM_FUSED_VARIANT is.

@@ -270,9 +270,8 @@ def layer_of(case: Case) -> costs.Layer | None:
         case.dtype,
         tf32_allowed(),
         case.packed,
-        torch.cuda.get_device_properties(device).multi_processor_count,
+        costs.gpu_of(device),
         product_precision() == "tf32",
-        costs.shared_memory(device),
     )
 
 

@@ -197,7 +197,7 @@ class Figure(NamedTuple):
         return costs.price(self.work, costs.table()[self.work.row]) / self.T
 
 
-def figure_of(name: str, multiprocessors: int, shared: int) -> Figure | None:
+def figure_of(name: str, gpu: costs.Gpu) -> Figure | None:
     """What a name stands for; None: for no whole scan, or for one that the model does not know."""
     found = NAME.fullmatch(name)
     if found is None:
@@ -205,29 +205,20 @@ def figure_of(name: str, multiprocessors: int, shared: int) -> Figure | None:
     variant, dtype, *sizes, direction = found.groups()
     T, B, H, D = map(int, sizes)
     tf32 = dtype == "tf32"
-    layer = costs.Layer(
-        T, B, H, H, 0, D, DTYPES[dtype], tf32, False, multiprocessors, shared=shared
-    )
+    layer = costs.Layer(T, B, H, H, 0, D, DTYPES[dtype], tf32, False, gpu)
     work = costs.scan(variant, layer, direction == "backward")
     return None if work is None else Figure(T, work)
 
 
-def beside_what_was_said(
-    figures: dict[str, Any], multiprocessors: int, shared: int
-) -> dict[str, Any]:
+def beside_what_was_said(figures: dict[str, Any], gpu: costs.Gpu) -> dict[str, Any]:
     """Each figure with what is predicted of it and the floor, None where nothing was said."""
     rows = {}
     for name, value in figures.items():
         size = name.rpartition(".")[0].split(".", 2)[-1]
         floor = None if name.endswith("backward") else FLOORS.get(size)
-        figure = figure_of(name, multiprocessors, shared)
+        figure = figure_of(name, gpu)
         rows[name] = {**value, "predicted": figure and figure.predicted, "floor": floor}
     return rows
-
-
-def gpu() -> tuple[int, int]:
-    """Multiprocessors, and bytes of shared memory that a block may have."""
-    return torch.cuda.get_device_properties(0).multi_processor_count, costs.shared_memory(0)
 
 
 def run(report: Reporter) -> None:
@@ -245,7 +236,7 @@ def run(report: Reporter) -> None:
                 figures, stopped = micro.figures_of(command, scan.label, SECONDS)
             except RuntimeError as error:  # it did not compile, or printed no figures
                 figures, stopped = {}, str(error)
-            report.put(scan.label, beside_what_was_said(figures, *gpu()))
+            report.put(scan.label, beside_what_was_said(figures, costs.gpu_of(0)))
             if stopped:
                 wrong.append(stopped)
     if wrong:

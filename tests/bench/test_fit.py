@@ -23,12 +23,10 @@ from bench.least_squares import nonnegative
 from bench.machine import SCHEMA
 from bench.run import RESULTS, measure
 from lstm_fused import _load, costs
-from lstm_fused.costs import COSTS, TERMS, Costs
+from lstm_fused.costs import COSTS, TERMS, Costs, Gpu
 from tests.bench.fakes import Recorder, assert_makes_nothing_stale, program
 
-H100 = 132
-SHARED = 163 << 10  # bytes of shared memory of a block
-GPU = fit.Gpu("A GPU", H100, SHARED)
+GPU = Gpu(shared=163 << 10)
 TABLE = fit.predicted()
 
 pytestmark = pytest.mark.skipif(_load.load() is None, reason="the plans' numbers are not built")
@@ -44,8 +42,9 @@ def another_gpu() -> dict[str, Costs]:
 
 
 def stamp(**changes: Any) -> dict[str, Any]:
-    usual = {"schema": SCHEMA, "capability": "9.0", "device": GPU.device}
+    usual = {"schema": SCHEMA, "capability": "9.0", "device": "A GPU"}
     usual |= {"multiprocessors": GPU.multiprocessors, "shared_memory": GPU.shared}
+    usual |= {"l2_cache": GPU.l2}
     return usual | {"utc": "2026-12-01T00:00:00+00:00"} | changes
 
 
@@ -62,7 +61,7 @@ def scan_figures(truth: fit.Table, noise: Noise) -> dict[str, Any]:
             T, B, H, D = sizes.split(",")
             for direction in ("forward", "backward"):
                 name = f"{scan.label}.{dtype}.t{T}b{B}h{H}d{D}.{direction}"
-                figure = scans.figure_of(name.replace(" (nobody waits)", ""), H100, SHARED)
+                figure = scans.figure_of(name.replace(" (nobody waits)", ""), GPU)
                 if figure is None:
                     figures[name] = {"unit": "", "value": None, "reason": "it has no kernel"}
                     continue
@@ -257,7 +256,7 @@ def test_files_are_read_as_the_stages_write_them(tmp_path: Path) -> None:
     command = [str(program(tmp_path, f"cat << EOF\n{lines}\nEOF"))]
     figures, _ = scans.micro.figures_of(command, "cuda.grid", scans.SECONDS)
     report = Recorder()
-    report.put("cuda.grid", scans.beside_what_was_said(figures, H100, SHARED))
+    report.put("cuda.grid", scans.beside_what_was_said(figures, GPU))
     path = tmp_path / "gpu.json"
     content = {"stamp": machine.stamp(torch.device("cpu"), "") | stamp(), "rows": rows}
     path.write_text(json.dumps(content | {"details": {"scans": report.kept, "sweep": {}}}))
@@ -447,7 +446,7 @@ def test_least_squares_of_numbers_that_may_not_be_negative() -> None:
 def test_terms_have_a_place_in_every_work() -> None:
     work = costs.scan(
         "cuda.grid",
-        costs.Layer(9, 9, 9, 9, 0, 1, torch.bfloat16, False, False, H100),
+        costs.Layer(9, 9, 9, 9, 0, 1, torch.bfloat16, False, False, GPU),
         False,
     )
     assert work is not None

@@ -14,7 +14,7 @@ from bench.gpu.scans import Edit, Scan
 from lstm_fused import costs
 from tests.bench.fakes import Recorder, program
 
-H100 = 132, 227 << 10  # multiprocessors, and bytes of shared memory of a block
+H100 = costs.Gpu()
 
 LINE = (
     '{"cuda.grid.bf16.t512b8h1024d1.forward": {"unit": "us", "value": 1.5, "spread": 0.01, '
@@ -55,7 +55,7 @@ def figure_names() -> set[str]:
 
 def test_what_was_said_is_of_figures_that_there_are() -> None:
     names = figure_names()
-    with_floor = scans.beside_what_was_said({name: {} for name in names}, *H100)
+    with_floor = scans.beside_what_was_said({name: {} for name in names}, H100)
     assert {row["floor"] for row in with_floor.values()} == {None, *scans.FLOORS.values()}
     assert len({scan.label for scan in scans.SCANS}) == len(scans.SCANS)
 
@@ -64,8 +64,8 @@ def test_figures_stand_beside_what_was_said(tmp_path: Path) -> None:
     command = [str(program(tmp_path, f"echo '{LINE}'"))]
     figures, stopped = micro.figures_of(command, "cuda.grid", scans.SECONDS)
     assert stopped is None
-    (row,) = scans.beside_what_was_said(figures, *H100).values()
-    figure = scans.figure_of("cuda.grid.bf16.t512b8h1024d1.forward", *H100)
+    (row,) = scans.beside_what_was_said(figures, H100).values()
+    figure = scans.figure_of("cuda.grid.bf16.t512b8h1024d1.forward", H100)
     assert figure is not None
     assert (row["value"], row["predicted"], row["floor"]) == (1.5, figure.predicted, None)
 
@@ -93,7 +93,7 @@ HEADS = {
 
 @pytest.mark.parametrize("name", HEADS)
 def test_what_is_predicted_is_what_the_heads_of_the_kernels_say(name: str) -> None:
-    figure = scans.figure_of(name, *H100)
+    figure = scans.figure_of(name, H100)
     assert figure is not None
     predicted = costs.price(figure.work, fit.predicted()[figure.work.row]) / figure.T
     assert abs(predicted / HEADS[name] - 1) < 0.05
@@ -101,17 +101,20 @@ def test_what_is_predicted_is_what_the_heads_of_the_kernels_say(name: str) -> No
 
 def test_a_gpu_with_little_shared_memory_streams_more() -> None:
     name = "cuda.grid.tf32.t256b8h1536d1.forward"
-    usual, little = scans.figure_of(name, *H100), scans.figure_of(name, H100[0], 99 << 10)
+    usual, little = (
+        scans.figure_of(name, H100),
+        scans.figure_of(name, H100._replace(shared=99 << 10)),
+    )
     assert usual and little and little.work.streamed > usual.work.streamed > 0
     assert little.predicted > usual.predicted
 
 
 def test_a_scan_without_a_part_has_no_prediction() -> None:
     rest = "bf16.t512b8h1024d1.forward"
-    assert scans.figure_of(f"cuda.grid.{rest}", *H100)
-    assert scans.figure_of(f"cuda.grid (no products).{rest}", *H100) is None
-    assert scans.figure_of(f"cuda.gone.{rest}", *H100) is None
-    assert scans.figure_of("cuda.block.bf16.t8b8h1024d1.forward", *H100) is None, "no such kernel"
+    assert scans.figure_of(f"cuda.grid.{rest}", H100)
+    assert scans.figure_of(f"cuda.grid (no products).{rest}", H100) is None
+    assert scans.figure_of(f"cuda.gone.{rest}", H100) is None
+    assert scans.figure_of("cuda.block.bf16.t8b8h1024d1.forward", H100) is None, "no such kernel"
 
 
 def test_one_failure_leaves_the_other_figures(
@@ -130,7 +133,7 @@ def test_one_failure_leaves_the_other_figures(
 
     monkeypatch.setattr(scans, "SCANS", [bad, good])
     monkeypatch.setattr(scans, "build", build)
-    monkeypatch.setattr(scans, "gpu", lambda: H100)
+    monkeypatch.setattr(costs, "gpu_of", lambda _: H100)
     report = Recorder()
     with pytest.raises(RuntimeError, match="bad failed: the scan: unspecified launch failure"):
         scans.run(report)

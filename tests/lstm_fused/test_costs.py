@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from lstm_fused import _load, costs, dispatch
-from lstm_fused.costs import COSTS, TERMS, Costs, Layer, Work
+from lstm_fused.costs import COSTS, TERMS, Costs, Gpu, Layer, Work
 
 ROOT = Path(__file__).resolve().parents[2]
-H100 = 132  # multiprocessors
+H100 = Gpu()
 VARIANTS = [*(name for name in dispatch.KERNELS if name.startswith("cuda.")), dispatch.NATIVE]
 SCANS = ["cuda.block", "cuda.cluster", "cuda.grid"]
 FREE = Costs(*[0] * len(TERMS), None)
@@ -87,8 +87,8 @@ def test_a_price_is_the_sum_of_its_terms(term: str) -> None:
 @pytest.mark.parametrize(
     ("name", "sizes", "launches", "turns", "millions", "fragments"),
     [
-        ("cuda.block", {"B": 8 * H100}, 1, [1], 4 * 128 * 128 * 8, 0),
-        ("cuda.block", {"B": 8 * H100 + 1}, 1, [1, 1], 4 * 128 * 128 * 8, 0),
+        ("cuda.block", {"B": 8 * H100.multiprocessors}, 1, [1], 4 * 128 * 128 * 8, 0),
+        ("cuda.block", {"B": 8 * H100.multiprocessors + 1}, 1, [1, 1], 4 * 128 * 128 * 8, 0),
         ("cuda.block", {"hidden_size": 160, "backward": True}, 1, [1], 4 * 160 * 160 * 8, 184320),
         ("cuda.cluster", {"hidden_size": 256, "B": 64}, 1, [1], 4 * 32 * 256 * 8, 0),
         # 7 clusters of 16 blocks at once.
@@ -151,8 +151,8 @@ def test_a_scan_is_cut_as_its_plan_says(
         ({"B": 264}, [0, 2]),
         # One group for both directions. The widest has no registers to ask ahead with.
         ({"B": 16, "hidden_size": 2048, "directions": 2}, [4, 4]),
-        ({"B": 48, "hidden_size": 2304, "multiprocessors": 148}, [5]),
-        ({"B": 48, "hidden_size": 2304, "multiprocessors": 148, "backward": True}, [4]),
+        ({"B": 48, "hidden_size": 2304, "gpu": Gpu(148)}, [5]),
+        ({"B": 48, "hidden_size": 2304, "gpu": Gpu(148), "backward": True}, [4]),
         # By three products 8 rows ask from two turns on.
         ({"B": 8, "hidden_size": 512, "dtype": torch.float32}, [1]),
         ({"B": 72, "hidden_size": 512, "dtype": torch.float32}, [0]),
@@ -171,10 +171,24 @@ def test_what_is_not_held_is_streamed() -> None:
     wide = {"hidden_size": 2048, "B": 8, "dtype": torch.float32, "tf32": True}
     found = work("cuda.grid", **wide)
     assert (found.fragments * 1e6, found.streamed * 1e6) == (8 * 16384, 16 * 16384)
-    found = work("cuda.grid", **wide, shared=99 << 10)
+    found = work("cuda.grid", **wide, gpu=H100._replace(shared=99 << 10))
     assert (found.fragments * 1e6, found.streamed * 1e6) == (0, 24 * 16384)
-    assert time("cuda.grid", **wide) < time("cuda.grid", **wide, shared=99 << 10)
+    assert time("cuda.grid", **wide) < time("cuda.grid", **wide, gpu=H100._replace(shared=99 << 10))
     assert work("cuda.grid", hidden_size=1152, B=8, dtype=torch.float32).streamed > 0
+
+
+def test_what_l2_does_not_hold_comes_from_memory() -> None:
+    """A step's weights, of one direction after the other; and what all blocks stream in a turn."""
+    usual: dict[str, Any] = {"hidden_size": 1024, "dtype": torch.float32}  # 16.8 MB
+    for name in ("cuda.step", dispatch.NATIVE):
+        for directions in (1, 2):
+            sizes = usual | {"directions": directions}
+            held, not_held = (work(name, **sizes, gpu=Gpu(l2=size)) for size in (1 << 24, 10**7))
+            assert not_held.megabytes == held.megabytes * costs.FROM_MEMORY
+            assert held == work(name, **sizes)
+    wide = usual | {"hidden_size": 1536, "tf32": True}  # 0.164 MB of each of 132
+    held, not_held = (work("cuda.grid", **wide, gpu=Gpu(l2=size * 10**6)) for size in (22, 21))
+    assert not_held.streamed == held.streamed * costs.FROM_MEMORY > 0
 
 
 @pytest.mark.parametrize("name", SCANS)
@@ -209,9 +223,9 @@ def test_what_has_no_kernel_has_no_estimate() -> None:
         assert time(name, dtype=torch.float32, hidden_size=most) > 0
         too_wide = layer(dtype=torch.float32, hidden_size=most + 1)
         assert costs.estimate(name, too_wide, False) is None
-    assert costs.estimate("cuda.grid", layer(hidden_size=1024, multiprocessors=60), False) is None
+    assert costs.estimate("cuda.grid", layer(hidden_size=1024, gpu=Gpu(60)), False) is None
     for name, most in (("cuda.block", 160), ("cuda.cluster", 512)):
-        tight = layer(hidden_size=most, dtype=torch.bfloat16, shared=48 << 10)
+        tight = layer(hidden_size=most, dtype=torch.bfloat16, gpu=H100._replace(shared=48 << 10))
         assert costs.estimate(name, tight, False) is None, "a block has too little memory"
     assert costs.estimate("cuda.decode", layer(T=2), False) is None
     assert time("cuda.step", dtype=torch.float64, proj_size=7) > 0
@@ -236,7 +250,7 @@ def test_what_has_no_kernel_has_no_estimate() -> None:
         ({"hidden_size": 768, "dtype": torch.float16, "input_size": 80}, False, "standard"),
         ({"hidden_size": 768, "dtype": torch.float16, "directions": 2}, False, "standard"),
         ({"hidden_size": 2048, "dtype": torch.float16}, False, "standard"),
-        ({"hidden_size": 768, "dtype": torch.float16, "multiprocessors": 80}, False, "standard"),
+        ({"hidden_size": 768, "dtype": torch.float16, "gpu": Gpu(80)}, False, "standard"),
     ],
 )
 def test_torch_asks_cudnn_for_an_algorithm(

@@ -45,6 +45,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
         multi_processor_count=132,
         shared_memory_per_block=48 << 10,
         shared_memory_per_block_optin=99 << 10,
+        L2_cache_size=6 << 20,
     )
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     dispatch._fastest.cache_clear()
@@ -234,7 +235,7 @@ def test_kernels_answer_for_the_gpu_of_the_case(monkeypatch: pytest.MonkeyPatch)
 
 def test_estimates_ask_for_the_gpus_own_numbers(gpu: dict[str, str]) -> None:
     asked = dispatch.layer_of(CASE)
-    assert asked and (asked.multiprocessors, asked.shared) == (132, 99 << 10)
+    assert asked and asked.gpu == (132, 99 << 10, 6 << 20)
 
 
 def test_without_a_proven_kernel_no_estimate_is_asked_for(
