@@ -14,7 +14,7 @@ PREDICTED: dict[str, tuple[float, float, float, float, float, float, float, floa
     "cuda.cluster backward":         (  2.5, 0.33, 0.37, 0.15,     1.3,      4.45,      0.0,   0.0),
     "cuda.grid forward":             (  2.5, 0.33, 0.74, 0.34,    0.45,      4.45,     24.0,  0.12),
     "cuda.grid backward":            (  2.5, 0.33, 1.09, 0.27,    0.52,      4.45,     24.0,  0.18),
-    "cuda.step":                     (  4.0, 0.18,  0.0,  0.0,    0.38,       0.0,      0.0,   0.0),
+    "cuda.step":                     (  3.4, 0.18,  0.0,  0.0,    0.38,       0.0,      0.0,   0.0),
     "torch.native static forward":   (  5.0, 0.33,  0.0,  1.4,     1.6,       0.0,      0.0,   0.0),
     "torch.native static backward":  (  5.0, 0.33,  0.0,  2.0,     2.8,       0.0,      0.0,   0.0),
     "torch.native small forward":    (  5.0, 0.33,  0.0,  0.6,   250.0,       0.0,      0.0,   0.0),

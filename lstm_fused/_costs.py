@@ -15,7 +15,7 @@ COSTS: dict[str, tuple[float, float, float, float, float, float, float, float, s
     "cuda.cluster backward":         (      2.5,     0.33,     0.37,     0.15,      1.3,     4.45,      0.0,      0.0, None),
     "cuda.grid forward":             (      2.5,     0.33,     0.74,     0.34,     0.45,     4.45,     24.0,     0.12, None),
     "cuda.grid backward":            (      2.5,     0.33,     1.09,     0.27,     0.52,     4.45,     24.0,     0.18, None),
-    "cuda.step":                     (      4.0,     0.18,      0.0,      0.0,     0.38,      0.0,      0.0,      0.0, None),
+    "cuda.step":                     (      3.4,     0.18,      0.0,      0.0,     0.38,      0.0,      0.0,      0.0, None),
     "torch.native static forward":   (      5.0,     0.33,      0.0,      1.4,      1.6,      0.0,      0.0,      0.0, None),
     "torch.native static backward":  (      5.0,     0.33,      0.0,      2.0,      2.8,      0.0,      0.0,      0.0, None),
     "torch.native small forward":    (      5.0,     0.33,      0.0,      0.6,    250.0,      0.0,      0.0,      0.0, None),
