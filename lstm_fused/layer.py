@@ -242,7 +242,7 @@ def chosen(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) 
     # vmap folds its samples into the batch, after the choice.
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         more = weight_ih.shape[1], torch.is_grad_enabled(), batch_sizes is not None
-        return dispatch.Choice(*_choose_for_any_length(*fixed, x.dtype, x.device.type, *more))
+        return dispatch.Choice(*_choose_for_any_length(*fixed, x.dtype, str(x.device), *more))
     if batch_sizes is not None:
         T, B = batch_sizes.shape[0], int(batch_sizes[0])
     else:

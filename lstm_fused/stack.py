@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 
 from lstm_fused import native
 from lstm_fused.composite import Direction
-from lstm_fused.dispatch import variant
+from lstm_fused.dispatch import Choice, variant
 from lstm_fused.layer import chosen, layer, runs_natively
 
 _steps: contextvars.ContextVar[int] = contextvars.ContextVar("lstm_fused.wavefront", default=0)
@@ -73,10 +73,11 @@ def run(
         return layer(x, h0, c0, layers[0], batch_sizes)
     if runs_natively(x, layers[0], batch_sizes):
         return native.stack(x, h0, c0, layers, dropout, batch_sizes)
-    if _wants_chunks(x, layers, batch_sizes):
-        # One choice for all chunks. Left to itself, a chunk of few rows might go to cuda.grid. No
+    choice = _choice_for_chunks(x, layers, batch_sizes)
+    if choice is not None:
+        # The same for all chunks. Left to itself, a chunk of few rows might go to cuda.grid. No
         # variant that takes the whole refuses a part of it.
-        with variant(*chosen(x, layers[0], batch_sizes)):
+        with variant(*choice):
             return in_chunks(x, hx, layers, dropout, batch_sizes, _steps.get())
     h_n, c_n = [], []
     for index, weights in enumerate(layers):
@@ -90,19 +91,21 @@ def run(
     return x, torch.cat(h_n), torch.cat(c_n)
 
 
-def _wants_chunks(
+def _choice_for_chunks(
     x: Tensor, layers: Sequence[Sequence[Direction]], batch_sizes: Tensor | None
-) -> bool:
+) -> Choice | None:
+    """The variants of a wavefront's layers, or None: there must be none."""
     if torch.compiler.is_compiling() or not x.is_cuda or len(layers[0]) == 2:
-        return False
+        return None
     if not 0 < _steps.get() < (x if batch_sizes is None else batch_sizes).shape[0]:
-        return False
+        return None
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return False
+        return None
+    choice = chosen(x, layers[0], batch_sizes)
     # Its blocks wait for each other. So a launch waits for the one before it, whatever its stream
     # (csrc/cuda/lstm_fused/dev.cuh), and no graph may hold two side by side: they could wait for
     # each other's place until both give up.
-    return "cuda.grid" not in chosen(x, layers[0], batch_sizes)
+    return None if "cuda.grid" in choice else choice
 
 
 class Lane:

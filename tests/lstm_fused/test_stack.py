@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -229,7 +230,11 @@ def test_steps_are_checked(steps: object, error: type[Exception], words: str) ->
 @pytest.mark.parametrize("case", [DEEP, RAGGED])
 def test_functional_hands_stacks_over(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
     """As on a GPU, where this is the rule: states, dropout and batch_sizes come along."""
-    monkeypatch.setattr(stack, "_wants_chunks", lambda *_: stack._steps.get() > 0)
+
+    def choice(x: Any, layers: Any, batch_sizes: Any) -> dispatch.Choice | None:
+        return stack.chosen(x, layers[0], batch_sizes) if stack._steps.get() else None
+
+    monkeypatch.setattr(stack, "_choice_for_chunks", choice)
     calls = []
     original = stack.in_chunks
     monkeypatch.setattr(stack, "in_chunks", lambda *args: calls.append(args[3:]) or original(*args))
@@ -242,9 +247,8 @@ def test_functional_hands_stacks_over(monkeypatch: pytest.MonkeyPatch, case: Cas
 
 def test_all_chunks_run_by_the_variant_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chunk might be given to another one, and cuda.grid must not run beside itself."""
-    monkeypatch.setattr(stack, "_wants_chunks", lambda *_: True)
-    monkeypatch.setattr(stack, "runs_natively", lambda *_: False)
-    monkeypatch.setattr(stack, "chosen", lambda *_: ("torch.composite",) * 2)
+    pair = "torch.composite", "torch.composite"
+    monkeypatch.setattr(stack, "_choice_for_chunks", lambda *_: pair)
     seen = []
     original = stack.layer
     monkeypatch.setattr(
@@ -252,7 +256,7 @@ def test_all_chunks_run_by_the_variant_of_the_whole(monkeypatch: pytest.MonkeyPa
     )
     with lstm_fused.wavefront(4):
         lstm_fused.LSTM(3, 4, num_layers=2)(torch.randn(9, 2, 3))
-    assert seen == [("torch.composite",) * 2] * 6
+    assert seen == [pair] * 6
 
 
 def test_a_cpu_runs_whole_layers(monkeypatch: pytest.MonkeyPatch) -> None:
