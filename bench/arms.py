@@ -20,7 +20,7 @@ from bench.cases import Case
 from bench.onnx_arm import OnnxRunner
 from bench.timing import CpuRunner, CudaRunner, Runner, Settings
 from bench.work import Work
-from lstm_fused.dispatch import choose
+from lstm_fused.dispatch import Choice, choose
 from tests.close import TF32_EPS
 
 # Steps of a chunk.
@@ -67,8 +67,13 @@ class Arm:
 
     def default(self, case: Case) -> bool:
         """Whether it is what runs the case when nothing is forced."""
-        if self.variant is None and not self.pair or self.wavefront:
+        if self.family != "ours" or self.wavefront or case.dtype not in self.dtypes:
             return False
+        forward, backward = self.chosen(case)
+        return forward != backward if self.pair else forward == backward == self.variant
+
+    def chosen(self, case: Case) -> Choice:
+        """What runs the case when nothing is forced, in the arm's precision."""
         device = "cuda" if self.variant is None else self.variant.split(".")[0]
         layer = lstm_fused.Case(
             hidden_size=case.H,
@@ -83,8 +88,7 @@ class Arm:
             packed=case.packed,
         )
         with fp32(self.precision)() if self.precision else nullcontext():
-            forward, backward = choose(layer)
-        return forward != backward if self.pair else forward == backward == self.variant
+            return choose(layer)
 
     def judged_in(self, case: Case) -> torch.dtype:
         """The dtype of the arm's results."""

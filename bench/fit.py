@@ -8,7 +8,6 @@ what is predicted (predicted.py), not from the table that it replaces.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import runpy
 import statistics
@@ -63,13 +62,17 @@ class Measured(NamedTuple):
 
 
 class Device(NamedTuple):
-    """Two of one name may have different numbers of multiprocessors."""
+    """Two of one name may be of different size."""
 
     name: str
     gpu: Gpu
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.gpu.multiprocessors} multiprocessors)"
+        shared, l2 = self.gpu.shared >> 10, self.gpu.l2 >> 20
+        return (
+            f"{self.name} ({self.gpu.multiprocessors} multiprocessors, {shared} KB of shared "
+            f"memory, {l2} MB of L2)"
+        )
 
 
 class File(NamedTuple):
@@ -188,10 +191,8 @@ def _works(row: Mapping[str, Any], gpu: Gpu) -> list[Work] | None:
         False,
         gpu,
     )
-    passes = (False, True) if case["kind"] == "training" else (False,)
-    of_passes = [costs.works(_variant(row), layer, backward) for backward in passes]
-    known = [works for works in of_passes if works is not None]
-    return list(itertools.chain(*known)) if len(known) == len(passes) else None
+    names = row.get("pair") or [_variant(row)] * 2
+    return costs.works(names if case["kind"] == "training" else names[:1], layer)
 
 
 def fit(measured: Sequence[Measured], start: Table) -> Fitted:

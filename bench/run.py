@@ -50,6 +50,8 @@ def prove(
     for arm in candidates:
         row: dict[str, Any] = {"case": case.as_dict(), "arm": arm.name, "family": arm.family}
         row |= {"threads": threads, "dtype": arm.dtype or case.dtype, "default": arm.default(case)}
+        if arm.pair and row["default"]:
+            row["pair"] = list(arm.chosen(case))
         rows.append(row)
         reason = arm.why_not(case)
         if reason is not None:

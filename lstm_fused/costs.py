@@ -142,16 +142,6 @@ def counts(work: Work, costs: Costs) -> list[float]:
     ]
 
 
-def estimate(name: str, layer: Layer, backward: bool) -> float | None:
-    """Microseconds of a pass of a layer by a variant. None: not known.
-
-    With the products over all rows, which variants share: torch.native does its own, and is taken
-    to need as long for them, but by the precision of scans.
-    """
-    parts = works(name, layer, backward)
-    return None if parts is None else total(parts)
-
-
 def total(works: Iterable[Work]) -> float:
     """Microseconds of works, one after the other, by the table."""
     return sum(price(work, table()[work.row]) for work in works)
@@ -163,15 +153,26 @@ def sources(works: Iterable[Work]) -> list[str] | None:
     return None if None in files else sorted(file for file in files if file is not None)
 
 
-def works(name: str, layer: Layer, backward: bool) -> list[Work] | None:
-    """What a pass's time is the sum of, or None where the model does not know the variant."""
-    own = scan(name, layer, backward)
-    if own is None:
-        return None
-    if name == "cuda.decode" and not backward:  # with the input's product in it
-        return [own]
-    tf32 = layer.tf32 if name == NATIVE else _products_tf32(layer)
-    return [own, _products(layer, backward, tf32)]
+def works(names: Sequence[str | None], layer: Layer) -> list[Work] | None:
+    """What the time of a layer's passes is the sum of, or None where a variant is not known.
+
+    With the products over all rows, which variants share: torch.native does its own, and is taken
+    to need as long for them, but by the precision of scans.
+
+    names  of the variants that run forward and backward; None, or one alone: without the other
+    """
+    found = []
+    for backward, name in zip((False, True), names, strict=False):
+        if name is None:
+            continue
+        own = scan(name, layer, backward)
+        if own is None:
+            return None
+        found.append(own)
+        if name != "cuda.decode" or backward:  # forward it has the input's product in it
+            tf32 = layer.tf32 if name == NATIVE else _products_tf32(layer)
+            found.append(_products(layer, backward, tf32))
+    return found
 
 
 def scan(name: str, layer: Layer, backward: bool) -> Work | None:
@@ -201,7 +202,7 @@ def scan(name: str, layer: Layer, backward: bool) -> Work | None:
     )
     if found is None:
         return None
-    launches, turns, rounds, multiply_adds, fragments, streamed, product = found
+    launches, turns, rounds, multiply_adds, fragments, streamed, streamed_by_all, product = found
     return Work(
         f"{name} {'backward' if backward else 'forward'}",
         launches,
@@ -211,7 +212,7 @@ def scan(name: str, layer: Layer, backward: bool) -> Work | None:
         rounds,
         multiply_adds * RELATIVE[product] / 1e6,
         fragments / 1e6,
-        _read_in_every_step(streamed / 1e6, layer.gpu, streamed * layer.gpu.multiprocessors),
+        _read_in_every_step(streamed / 1e6, layer.gpu, streamed_by_all),
     )
 
 

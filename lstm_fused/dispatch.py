@@ -209,8 +209,7 @@ def default(device: str) -> tuple[str, ...]:
     """The names that may run on a device unless one is forced, in order of choice.
 
     On a GPU a kernel of ours is among them only once a run has proven it, on one of the same
-    capability; and of those that take a case, the one with the lowest estimate is chosen for each
-    pass.
+    capability; and of those that take a case estimates decide, for each pass (_fastest).
     """
     kind = torch.device(device).type
     if kind == "cpu":
@@ -244,15 +243,18 @@ def estimate(choice: Choice, case: Case) -> float | None:
     Forward, and backward if case.training. Known are layers on a GPU that this machine has. Raises
     ValueError where the file of LSTM_FUSED_COSTS is not right.
     """
-    passes = range(2 if case.training else 1)
-    times = [_estimate_of_pass(choice[backward], case, bool(backward)) for backward in passes]
-    known = [time for time in times if time is not None]
-    return sum(known) if len(known) == len(times) else None
-
-
-def _estimate_of_pass(name: str, case: Case, backward: bool) -> float | None:
     layer = layer_of(case)
-    return None if layer is None else costs.estimate(name, layer, backward)
+    return None if layer is None else _estimate(passes_of(choice, case), layer)
+
+
+def passes_of(choice: Choice, case: Case) -> Sequence[str]:
+    """The variants of the passes that are expected."""
+    return choice if case.training else choice[:1]
+
+
+def _estimate(names: Sequence[str | None], layer: costs.Layer) -> float | None:
+    works = costs.works(names, layer)
+    return None if works is None else costs.total(works)
 
 
 def layer_of(case: Case) -> costs.Layer | None:
@@ -289,7 +291,7 @@ def choose(case: Case) -> Choice:
             precision = tf32, product_precision() == "tf32"
             return _fastest(case, candidates, precision, _index(case.device))
         return _both(next(name for name in candidates if not why_not(name, case)))
-    for name in choice:
+    for name in dict.fromkeys(choice):
         reason = why_not(name, case)
         if reason:
             raise Refused(f"variant {name} was asked for and cannot run this layer: {reason}")
@@ -300,7 +302,7 @@ def _both(name: str) -> Choice:
     return Choice(name, name)
 
 
-# Every call of a layer asks: a choice takes some 50 us, to find the one made before takes 3.
+# Every call of a layer asks: a choice takes some 100 us, to find the one made before takes 3.
 @functools.lru_cache(maxsize=4096)
 def _fastest(
     case: Case, candidates: tuple[str, ...], tf32: tuple[bool, bool], device: int
@@ -312,17 +314,17 @@ def _fastest(
     tf32, device  what the answer depends on beside the rest, as they are now
     """
     able = [name for name in candidates if not why_not(name, case)]
+    layer = layer_of(case)
+    if layer is None:
+        return _both(able[0])
     choices = [_both(name) for name in able if name not in KERNELS]
     kernels = [name for name in able if name in KERNELS]
     if kernels:
-        forward = _fastest_kernel(kernels, case, backward=False)
-        backward = _fastest_kernel(kernels, case, backward=True) if case.training else forward
+        forward = backward = _lowest(kernels, lambda name: _estimate([name], layer))
+        if case.training:  # by another one only if that is faster
+            backward = _lowest([forward, *kernels], lambda name: _estimate([None, name], layer))
         choices.insert(0, Choice(forward, backward))
-    return _lowest(choices, lambda choice: estimate(choice, case))
-
-
-def _fastest_kernel(kernels: Sequence[str], case: Case, backward: bool) -> str:
-    return _lowest(kernels, lambda name: _estimate_of_pass(name, case, backward))
+    return _lowest(choices, lambda choice: _estimate(passes_of(choice, case), layer))
 
 
 _Option = TypeVar("_Option")

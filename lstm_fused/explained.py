@@ -87,9 +87,9 @@ def explain(module_or_case: nn.Module | Case) -> str:
     ]
     for name in dispatch.names():
         refusal = dispatch.why_not(name, case)
-        passes: tuple[bool, ...] = (False, True) if case.training else (False,)
+        passes: Sequence[str | None] = dispatch.passes_of(Choice(name, name), case)
         if name in chosen and shared:
-            passes = (name == chosen.backward,)
+            passes = [name] if name == chosen.forward else [None, name]
             reason = f"{how} for {_words_of_passes(passes)}"
         elif name in chosen:
             reason = how
@@ -109,7 +109,7 @@ def explain(module_or_case: nn.Module | Case) -> str:
             others = dispatch.estimate(chosen, case)
             known = own is not None and others is not None and own != others
             reason = f"{chosen} {f'{is_} estimated to take less' if known else f'{comes} first'}"
-        estimate = "" if refusal else _words_of_estimate(name, case, passes)
+        estimate = "" if refusal else _words_of_estimate(passes, case)
         lines.append(f"  {name:<16} {reason}{estimate}")
     if torch.device(case.device).type == "cuda" and case.dtype == torch.float32:
         lines.append(f"  float32 in scans: {dispatch.scan_precision()}")
@@ -117,21 +117,17 @@ def explain(module_or_case: nn.Module | Case) -> str:
     return "\n".join(lines)
 
 
-def _words_of_passes(passes: Sequence[bool]) -> str:
-    return " and ".join("backward" if backward else "forward" for backward in passes)
+def _words_of_passes(passes: Sequence[str | None]) -> str:
+    words = zip(("forward", "backward"), passes, strict=False)
+    return " and ".join(word for word, name in words if name)
 
 
-def _words_of_estimate(name: str, case: Case, passes: Sequence[bool]) -> str:
+def _words_of_estimate(passes: Sequence[str | None], case: Case) -> str:
     """ ", about 1480 us forward (predicted)", or "(fitted to ...json)", or nothing."""
     layer = dispatch.layer_of(case)
-    if layer is None:
+    works = None if layer is None else costs.works(passes, layer)
+    if works is None:
         return ""
-    works: list[costs.Work] = []
-    for backward in passes:
-        found = costs.works(name, layer, backward)
-        if found is None:
-            return ""
-        works += found
     microseconds, files = costs.total(works), costs.sources(works)
     rests_on = "predicted" if files is None else f"fitted to {', '.join(files)}"
     number = f"{microseconds:.0f}" if microseconds >= 100 else f"{microseconds:.3g}"

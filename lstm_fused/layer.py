@@ -120,7 +120,10 @@ def _direct_code() -> int | None:
     if choice is None:
         return dispatch.AUTOMATIC
     name = choice.forward
-    return dispatch.KERNELS.index(name) if name.startswith("cpu.") else None
+    # Of two kernels each may refuse, and only one would be asked.
+    if name != choice.backward or not name.startswith("cpu."):
+        return None
+    return dispatch.KERNELS.index(name)
 
 
 def _modes() -> bool:
@@ -169,11 +172,13 @@ def unchecked(
         if type(h0) not in _PLAIN or type(c0) not in _PLAIN:
             return None
     choice = dispatch.forced()
-    if choice is not None and not all(name.startswith("cpu.") for name in choice):
-        return None
+    variant = dispatch.AUTOMATIC
+    if choice is not None:
+        if choice.forward != choice.backward or not choice.forward.startswith("cpu."):
+            return None
+        variant = dispatch.KERNELS.index(choice.forward)
     if not ops.available():
         return None
-    variant = dispatch.AUTOMATIC if choice is None else _code(choice)
     flat = (*weights, *_ABSENT[len(weights)])
     try:
         if x.dim() != 3:
@@ -242,7 +247,7 @@ def chosen(x: Tensor, weights: Sequence[Direction], batch_sizes: Tensor | None) 
     # vmap folds its samples into the batch, after the choice.
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         more = weight_ih.shape[1], torch.is_grad_enabled(), batch_sizes is not None
-        return dispatch.Choice(*_choose_for_any_length(*fixed, x.dtype, str(x.device), *more))
+        return _choose_for_any_length(*fixed, x.dtype, str(x.device), *more)
     if batch_sizes is not None:
         T, B = batch_sizes.shape[0], int(batch_sizes[0])
     else:
@@ -264,7 +269,7 @@ def _choose_for_any_length(
     input_size: int,
     training: bool,
     packed: bool,
-) -> tuple[str, str]:
+) -> dispatch.Choice:
     """The choice where T and B are not known: while tracing, and under transforms."""
     case = dispatch.Case(
         hidden_size,
@@ -276,5 +281,4 @@ def _choose_for_any_length(
         training=training,
         packed=packed,
     )
-    forward, backward = dispatch.choose(case)  # a plain tuple: Dynamo makes a constant of it
-    return forward, backward
+    return dispatch.choose(case)

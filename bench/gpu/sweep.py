@@ -27,10 +27,12 @@ def run(report: Report) -> None:
             if row["status"] != "refused":
                 report.say(describe(row))
             name = variant.get(row["arm"])
-            if name and row["status"] == "failed":
-                report.check("sweep", row["reason"], variant=name, case=case.id)
-            if name and row["status"] != "refused":
-                right[name] = right.get(name, True) and row["status"] == "ok"
+            # Of two kernels that give a wrong result together each may be wrong.
+            for kernel in row.get("pair") or ([name] if name else []):
+                if row["status"] == "failed":
+                    report.check("sweep", row["reason"], variant=kernel, case=case.id)
+                if row["status"] != "refused":
+                    right[kernel] = right.get(kernel, True) and row["status"] == "ok"
         if on_gpu:
             torch.cuda.empty_cache()
     for name, is_right in right.items():

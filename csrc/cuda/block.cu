@@ -32,8 +32,12 @@ constexpr Pass pass_of(const LayerBackward&) { return Pass::backward; }
 struct BlockFamily {
   static constexpr const auto& buckets = kBuckets;
   static constexpr Product float32 = kBlockFloat32;
-  static int bucket_of(Product product, int64_t H) {
-    return cuda::bucket_of(product, H, kMostShared);
+  static constexpr bool is_compiled(Product product, Pass, const Bucket& bucket) {
+    return cuda::is_compiled(product, bucket);
+  }
+  template <class Layer>
+  static int bucket_of(Product product, const Layer& p) {
+    return cuda::bucket_of(product, p.d.H, kMostShared);
   }
 
   template <class CellType, Product kProduct, int kBucket, class Layer>

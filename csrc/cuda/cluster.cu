@@ -39,8 +39,12 @@ dev::Grid one_cluster(const ClusterPlan& plan, int blocks) {
 struct ClusterFamily {
   static constexpr const auto& buckets = kClusterBuckets;
   static constexpr Product float32 = kClusterFloat32;
-  static int bucket_of(Product product, int64_t H) {
-    return cluster_bucket_of(product, H, kMostShared);
+  static constexpr bool is_compiled(Product product, Pass, const ClusterBucket& bucket) {
+    return cuda::is_compiled(product, bucket);
+  }
+  template <class Layer>
+  static int bucket_of(Product product, const Layer& p) {
+    return cluster_bucket_of(product, p.d.H, kMostShared);
   }
 
   template <class CellType, Product kProduct, int kBucket, class Layer>

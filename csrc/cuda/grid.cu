@@ -28,7 +28,7 @@ bool in_y(const Dims& d, DType dtype) {
 struct GridRun {
   Pass pass;
   const Dims& d;
-  int multiprocessors, columns;
+  int multiprocessors, units, columns;
   GridPlan plan;
 
   GridRun(Product product, Pass pass, const GridBucket& bucket, const Dims& d,
@@ -36,6 +36,7 @@ struct GridRun {
       : pass(pass),
         d(d),
         multiprocessors(limits.multiprocessors),
+        units(bucket.units),
         columns(grid_columns(product, pass, bucket, d.B, int(d.D), d.H, limits.multiprocessors,
                              limits.shared)),
         plan(grid_plan(product, pass, bucket, columns, limits.shared)) {}
@@ -43,7 +44,7 @@ struct GridRun {
   // Calls launch(share, blocks) for all launches that it takes.
   template <class Launch>
   void for_launches(const Launch& launch) const {
-    const int blocks = grid_blocks(pass, d.H);
+    const int blocks = grid_blocks(pass, d.H, units);
     if (blocks > multiprocessors)
       throw std::runtime_error("lstm_fused: cuda.grid has no room on this device");
     for_grid_launches(d.B, blocks, int(d.D), multiprocessors, columns, plan.turns,
@@ -73,6 +74,10 @@ struct GridRun {
   }
 };
 
+int bucket_for(Product product, Pass pass, const Dims& d, const dev::Limits& limits) {
+  return grid_bucket_for(product, pass, d.B, int(d.D), d.H, limits.multiprocessors, limits.shared);
+}
+
 unsigned char* workspace_at(const Context& context, size_t bytes) {
   return static_cast<unsigned char*>(context.workspace) + bytes;
 }
@@ -84,7 +89,7 @@ size_t of_any_product(DType dtype, Pass pass, const Dims& d, const BytesOf& byte
   size_t most = 0;
   for (const bool tf32 : {false, true}) {
     const Product product = product_of(dtype, tf32, kGridFloat32);
-    const int place = grid_bucket_of(product, d.H, limits.shared);
+    const int place = bucket_for(product, pass, d, limits);
     if (place >= 0)
       most = std::max(most, bytes_of(GridRun(product, pass, kGridBuckets[place], d, limits)));
   }
@@ -155,8 +160,15 @@ struct GridFamily {
   static constexpr int most_columns() {
     return has_wide(kProduct, kPass, buckets[kBucket]) ? kGridWide : kGridColumns;
   }
-  static int bucket_of(Product product, int64_t H) {
-    return grid_bucket_of(product, H, dev::limits().shared);
+  static constexpr bool is_compiled(Product product, Pass pass, const GridBucket& bucket) {
+    return product != Product::ieee &&
+           grid_plan(product, pass, bucket, kGridColumns, kMostShared).held > 0;
+  }
+  static int bucket_of(Product product, const LayerForward& p) {
+    return bucket_for(product, Pass::forward, p.d, dev::limits());
+  }
+  static int bucket_of(Product product, const LayerBackward& p) {
+    return bucket_for(product, Pass::backward, p.d, dev::limits());
   }
 
   template <class CellType, Product kProduct, int kBucket>
@@ -182,6 +194,7 @@ struct GridFamily {
 
   template <class CellType, Product kProduct, int kBucket>
   static void run(const LayerBackward& p, const Context& context) {
+    static_assert(buckets[kBucket].units == kGridUnits);
     const GridRun run(kProduct, Pass::backward, buckets[kBucket], p.d, dev::limits());
     constexpr int kMost = most_columns<kProduct, Pass::backward, kBucket>();
     const auto kernel = run.columns > kGridColumns

@@ -69,21 +69,24 @@ std::optional<ScanWork> cluster_work(const ScanQuestion& q, Product product) {
 }
 
 std::optional<ScanWork> grid_work(const ScanQuestion& q, Product product) {
-  const int place = grid_bucket_of(product, q.H, q.shared);
+  const int place =
+      grid_bucket_for(product, pass_of(q), q.B, q.D, q.H, q.multiprocessors, q.shared);
   if (place < 0 || grid_blocks(Pass::backward, q.H) > q.multiprocessors) return {};
   const GridBucket& bucket = kGridBuckets[place];
-  const int blocks = grid_blocks(pass_of(q), q.H);
+  const int blocks = grid_blocks(pass_of(q), q.H, bucket.units);
   const int columns =
       grid_columns(product, pass_of(q), bucket, q.B, q.D, q.H, q.multiprocessors, q.shared);
   const GridPlan plan = grid_plan(product, pass_of(q), bucket, columns, q.shared);
   ScanWork work{0,
                 {},
-                multiply_adds(kGridUnits, plan.width, columns),
+                multiply_adds(bucket.units, plan.width, columns),
                 rest_bytes(plan.kept, 0, kGridThreads, plan.tiles),
                 streamed_bytes(plan)};
   for_grid_launches(q.B, blocks, q.D, q.multiprocessors, columns, plan.turns,
                     [&](int64_t, int, const GridCut& cut) {
-                      ++work.launches;
+                      if (!work.launches++)  // the largest
+                        work.streamed_by_all =
+                            work.streamed * cut.blocks * cut.slices * cut.directions;
                       work.shares.push_back({cut.turns, grid_rounds(pass_of(q), plan, cut.turns)});
                     });
   return work;

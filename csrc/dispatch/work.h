@@ -34,6 +34,7 @@ struct ScanWork {
   double multiply_adds;           // of a turn's product, on one multiprocessor
   size_t fragments;               // bytes of W_hh that it reads out of shared memory for that
   size_t streamed = 0;            // and out of L2 (grid_plan.h)
+  size_t streamed_by_all = 0;     // that, of all multiprocessors
   std::string_view product = {};  // Product's name (product_plan.h)
 };
 

@@ -115,7 +115,9 @@ How How::forward(int64_t code) {
 
 How How::backward(int64_t code) {
   How how = forward(code);
-  if (code >= kBackward) how.variant = code / kBackward - 1;
+  // An unknown one for forward stays, and is refused.
+  const bool known = how.variant < int64_t(variant_table().size());
+  if (code >= kBackward && known) how.variant = code / kBackward - 1;
   return how;
 }
 

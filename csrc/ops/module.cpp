@@ -44,7 +44,7 @@ py::object scan_work(const std::string& variant, bool backward, int dtype, bool 
     rounds.append(share.rounds);
   }
   return py::make_tuple(work->launches, turns, rounds, work->multiply_adds, work->fragments,
-                        work->streamed, work->product);
+                        work->streamed, work->streamed_by_all, work->product);
 }
 
 // What a shared object with variants of its own exports: lf_variants(&count) gives the first of
@@ -93,8 +93,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("D"));
   m.def("scan_work", &scan_work,
         "What a scan asks of a GPU (dispatch/work.h): launches, turns of each share, rounds of "
-        "loads of a turn of each, multiply-adds of a turn, bytes of fragments, kept and streamed, "
-        "kind of product; or None.",
+        "loads of a turn of each, multiply-adds of a turn, bytes of fragments, kept, streamed "
+        "and streamed by all blocks, kind of product; or None.",
         py::arg("variant"), py::arg("backward"), py::arg("dtype"), py::arg("tf32"), py::arg("B"),
         py::arg("H"), py::arg("D"), py::arg("multiprocessors"), py::arg("shared"));
   m.def("build_info", &build_info, "Compiler, OpenMP and CUDA toolkit that built this module.");

@@ -227,6 +227,8 @@ def test_what_two_kernels_share_has_arms_of_its_own(monkeypatch: pytest.MonkeyPa
     assert "share" in str(found["cuda.pair.tf32"].why_not(TINY))
     assert found["cuda.grid.tf32"].default(TINY) and not found["cuda.grid.ieee"].default(TINY)
     assert not any(arm.default(TINY) for arm in found.values() if arm.family == "torch")
+    assert found["cuda.pair.ieee"].chosen(TINY) == ("cuda.grid", "cuda.step")
+    assert not found["cuda.pair.ieee"].default(replace(TINY, dtype="float16")), "not its dtype"
 
 
 def test_judge_refuses_to_compare_different_things() -> None:

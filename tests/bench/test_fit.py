@@ -324,9 +324,10 @@ def test_two_gpus_have_no_common_table(tmp_path: Path, capsys: pytest.CaptureFix
     paths.append(write(tmp_path / "pcie.json", truth, device="H100", multiprocessors=114))
     assert fit.main([str(path) for path in paths[:2]]) == 2
     said = capsys.readouterr().err
-    assert "H100.json of H100 (132 multiprocessors) and H200.json of H200 (132 m" in said
+    of = "(132 multiprocessors, 163 KB of shared memory, 50 MB of L2)"
+    assert f"H100.json of H100 {of} and H200.json of H200 {of}" in said
     assert fit.main([str(path) for path in paths[::2]]) == 2
-    assert "pcie.json of H100 (114 multiprocessors)" in capsys.readouterr().err
+    assert "pcie.json of H100 (114 multiprocessors, " in capsys.readouterr().err
 
 
 # What it writes

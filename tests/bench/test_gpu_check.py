@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from bench import gpu_check, proven, results
-from bench.gpu import child, native, ncu, sanitizer, stress, tests, tiny, twins
+from bench.gpu import child, native, ncu, sanitizer, stress, sweep, tests, tiny, twins
 from bench.gpu.report import Report
 from bench.gpu_check import Stage
 from lstm_fused import dispatch
@@ -528,3 +529,24 @@ def test_torch_is_measured_on_each_shape_once_headline_first() -> None:
         "fp32-tf32",
         "fp32-ieee",
     ]
+
+
+def test_a_wrong_pair_speaks_against_both_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a right one for none more than its own rows do."""
+    report = Report(tmp_path / "report.json", "cpu", time.time() + 60, OPTIONS)
+    kernels = ["cuda.block", "cuda.grid", "cuda.step"]
+    rows: list[dict[str, Any]] = [{"arm": name, "status": "ok"} for name in kernels]
+    wrong = {"status": "failed", "reason": "dx breaks the tolerance rule"}
+    rows.append({"arm": "cuda.pair", "pair": ["cuda.grid", "cuda.step"]} | wrong)
+    found = [SimpleNamespace(name=name, variant=name, wavefront=False) for name in kernels]
+    found.append(SimpleNamespace(name="cuda.pair", variant=None, wavefront=False))
+    monkeypatch.setattr(sweep.build, "runnable", lambda _: kernels)
+    monkeypatch.setattr(sweep, "arms", lambda _: found)
+    monkeypatch.setattr(sweep, "suite", lambda *_, **__: [SimpleNamespace(id="case")])
+    monkeypatch.setattr(sweep, "measure", lambda *_: rows)
+    monkeypatch.setattr(sweep, "describe", str)
+    sweep.run(report)
+    found_right = {check["variant"]: check["result"] == "ok" for check in report.checks}
+    assert found_right == {"cuda.block": True, "cuda.grid": False, "cuda.step": False}

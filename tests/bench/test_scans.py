@@ -76,12 +76,17 @@ HEADS = {
     "cuda.cluster.bf16.t1024b8h256d1.backward": 0.85,
     "cuda.cluster.bf16.t512b8h512d1.forward": 0.9,
     "cuda.cluster.bf16.t512b8h512d1.backward": 1.2,
-    "cuda.grid.bf16.t512b8h1024d1.forward": 1.45,
+    "cuda.grid.bf16.t512b16h1024d1.forward": 1.45,  # two groups, of 8 rows each
+    "cuda.grid.bf16.t512b8h1024d1.forward": 1.3,  # one, of half the units a block
+    "cuda.grid.tf32.t512b8h1024d1.forward": 1.6,
+    "cuda.grid.bf16.t512b8h2048d1.forward": 2.4,
     "cuda.grid.bf16.t512b64h1024d1.forward": 2.2,  # two turns of 16 rows
     "cuda.grid.bf16.t512b256h1024d1.forward": 6.4,  # eight, which ask ahead
     "cuda.grid.bf16.t512b8h1024d1.backward": 2.0,
-    "cuda.grid.fp32.t512b8h1024d1.forward": 3.6,
-    "cuda.grid.fp32.t512b8h512d1.forward": 2.3,
+    "cuda.grid.fp32.t512b16h1024d1.forward": 3.6,
+    "cuda.grid.fp32.t512b8h1024d1.forward": 2.2,
+    "cuda.grid.fp32.t512b32h512d1.forward": 2.3,
+    "cuda.grid.fp32.t512b8h512d1.forward": 1.6,
     "cuda.grid.fp32.t512b8h1024d1.backward": 4.4,
     "cuda.grid.fp32.t512b8h512d1.backward": 2.8,
     "cuda.grid.tf32.t256b8h1536d1.forward": 5.9,

@@ -51,11 +51,12 @@ void check_plan(size_t shared, Product product, Pass pass, const GridBucket& buc
   check(plan.slices % 2 == 0, "a warp reads the fragments of two slices at once", product,
         bucket.pairs);
   // The warps hold the block's part of W_hh once: 64 rows of it, or as much of both sides.
-  check(kGridWarps * plan.tiles * plan.slices == kTiles * slices_of(product, plan.width),
+  const int tiles = kTiles * bucket.units / kGridUnits;
+  check(kGridWarps * plan.tiles * plan.slices == tiles * slices_of(product, plan.width),
         "fragments", product, bucket.pairs);
   check(!forward ||
             (plan.tiles % 2 == 0 && plan.shares * plan.slices == slices_of(product, plan.width) &&
-             kGridWarps / plan.shares * plan.tiles == kTiles),
+             kGridWarps / plan.shares * plan.tiles == tiles),
         "the warps' terms", product, bucket.pairs);
   check(plan.held >= 1 && plan.held <= plan.slices, "held", product, bucket.pairs);
   check(product != Product::tf32x3 || plan.held % 2 == 0, "held in pairs", product, bucket.pairs);
@@ -73,7 +74,7 @@ void check_plan(size_t shared, Product product, Pass pass, const GridBucket& buc
   } else {
     check(plan.kept == rest && streamed_bytes(plan) == 0, "all is held", product, bucket.pairs);
   }
-  check(plan.cells == kGridUnits * columns && plan.cells <= kGridThreads, "cells", product,
+  check(plan.cells == bucket.units * columns && plan.cells <= kGridThreads, "cells", product,
         bucket.pairs);
   check(plan.turns >= 1 && plan.turns * columns <= kMostRows, "turns", product, bucket.pairs);
   check(plan.buffer % 16 == 0 && plan.buffer == size_t(columns) * plan.pitch, "buffer", product,
@@ -85,7 +86,7 @@ void check_plan(size_t shared, Product product, Pass pass, const GridBucket& buc
   check(plan.copies == 1 || plan.copies == 2, "copies", product, bucket.pairs);
   // What is asked for ahead: of 16 rows, or of 8 where that is all there is, and never streamed.
   const bool may_ask =
-      !bucket.streams &&
+      !bucket.streams && bucket.units == kGridUnits &&
       (columns == kGridWide ? bucket.pairs < 9 : forward && product == Product::tf32x3);
   const bool room = forward || bucket.pairs < (shared < kMostShared ? 6 : 8);
   check(plan.asks == (may_ask && room), "asks", product, bucket.pairs);
@@ -107,6 +108,7 @@ void check_plan(size_t shared, Product product, Pass pass, const GridBucket& buc
 void check_plans() {
   for (const Product product : kProducts)
     for (const GridBucket& bucket : kGridBuckets) {
+      if (bucket.units < kGridUnits) continue;
       // What is held, to 9 pairs where registers are enough; and what streams, to H = 2048.
       const bool fits = product == Product::ieee ? false
                         : bucket.streams         ? factor_size(product) * bucket.pairs <= 64 &&
@@ -126,28 +128,80 @@ void check_plans() {
     }
 }
 
+// Of few rows: all of W_hh in registers, but by three products at H = 1024; H of one bucket of 16
+// units or of several; and no kernels for more rows or backward.
+void check_few() {
+  for (const Product product : kProducts)
+    for (const GridBucket& bucket : kGridBuckets) {
+      if (bucket.units == kGridUnits || !is_compiled(product, bucket)) continue;
+      check(bucket.units == kGridFew && !bucket.streams, "few units", product, bucket.pairs);
+      check_plan(kMostShared, product, Pass::forward, bucket, kGridColumns);
+      const GridPlan plan = plan_on(kMostShared, product, Pass::forward, bucket);
+      check(plan.held == (product == Product::tf32x3 && bucket.pairs == 8 ? 12 : plan.slices),
+            "held of few units", product, bucket.pairs);
+      check(!has_wide(product, Pass::forward, bucket) &&
+                !has_wide(product, Pass::backward, bucket) &&
+                plan_on(kMostShared, product, Pass::backward, bucket).held == 0,
+            "a kernel for more rows", product, bucket.pairs);
+    }
+  for (const Product product : kProducts)
+    for (const int multiprocessors : {8, 84, 108, 132, 148})
+      for (const size_t shared : kShared)
+        for (int D = 1; D <= 2; ++D)
+          for (int H = 1; H <= 2400; H += 1 + H / 50)
+            for (const int B : {1, 8, 9, 16, 17, 64, 65}) {
+              const int usual = grid_bucket_of(product, H, shared);
+              const auto of = [&](Pass pass) {
+                return grid_bucket_for(product, pass, B, D, H, multiprocessors, shared);
+              };
+              check(of(Pass::backward) == usual, "backward of few units", product, H);
+              const int place = of(Pass::forward);
+              if (usual < 0 || place == usual) {
+                check(place == usual, "a bucket where there is none", product, H);
+                const int last = product == Product::ieee ? 0 : 1024;
+                const bool room = (B + 7) / 8 * D * ((H + 7) / 8) <= multiprocessors;
+                check(usual < 0 || H < 257 || H > last || !room, "16 units for few rows", product,
+                      H);
+                continue;
+              }
+              const GridBucket& few = kGridBuckets[place];
+              const GridPlan plan = plan_on(shared, product, Pass::forward, few);
+              check(few.units == kGridFew && is_compiled(product, few) && plan.width >= H &&
+                        plan.shared <= shared,
+                    "few units for another H", product, H);
+              const GridCut cut = grid_cut(B, grid_blocks(Pass::forward, H, few.units), D,
+                                           multiprocessors, kGridColumns, plan.turns);
+              check(cut.turns == 1 && cut.directions == D && cut.slices * 8 >= B,
+                    "few units for many rows", product, H);
+              check(few.units * plan.width <
+                        kGridUnits *
+                            plan_on(shared, product, Pass::forward, kGridBuckets[usual]).width,
+                    "few units for more to multiply", product, H);
+            }
+}
+
 // A cell has one place, and a place one cell.
-void check_places() {
+void check_places(int units) {
   const Product any = Product::bf16;
   std::set<int> places;
-  for (int unit = 0; unit < kGridUnits; ++unit)
+  for (int unit = 0; unit < units; ++unit)
     for (int column = 0; column < kGridWide; ++column) {
-      const int place = grid_place(unit, column);
+      const int place = grid_place(unit, column, units);
       places.insert(place);
-      check(grid_unit(place) == unit && grid_column(place) == column, "not the place's cell", any,
-            place);
+      check(grid_unit(place, units) == unit && grid_column(place, units) == column,
+            "not the place's cell", any, place);
     }
-  const int all = kGridUnits * kGridWide;
+  const int all = units * kGridWide;
   check(int(places.size()) == all && *places.begin() == 0 && *places.rbegin() == all - 1, "places",
         any, int64_t(places.size()));
   // Sums come out of mma.sync in rows lane / 4 and columns lane % 4 * 2 of two tiles. 8 lanes write
   // 16 bytes each at once: 8 groups of 4 banks.
-  for (int half = 0; half < 2; ++half)
+  for (int half = 0; half < units / 8; ++half)
     for (int own = 0; own < 2; ++own)
       for (int first = 0; first < 32; first += 8) {
         std::set<int> groups;
         for (int lane = first; lane < first + 8; ++lane)
-          groups.insert(grid_place(lane / 4 + half * 8, lane % 4 * 2 + own) % 8);
+          groups.insert(grid_place(lane / 4 + half * 8, lane % 4 * 2 + own, units) % 8);
         check(groups.size() == 8, "sums meet in a bank, from lane", any, first);
       }
 }
@@ -242,7 +296,8 @@ void check_columns() {
   for (const Product product : kProducts)
     for (const GridBucket& bucket : kGridBuckets)
       for (const Pass pass : {Pass::forward, Pass::backward})
-        if (is_compiled(product, bucket)) check_columns(product, pass, bucket);
+        if (is_compiled(product, bucket) && bucket.units == kGridUnits)
+          check_columns(product, pass, bucket);
 }
 
 // Every unit has a block that owns it; backward, whole outputs of all parts have their blocks.
@@ -262,7 +317,9 @@ void check_blocks() {
 int main() {
   check_buckets();
   check_plans();
-  check_places();
+  check_few();
+  check_places(kGridUnits);
+  check_places(kGridFew);
   check_blocks();
   check_cuts();
   check_columns();

@@ -83,8 +83,9 @@ Values perhaps(Random& random, int64_t n, double limit) {
 // of cuda.grid takes on a small GPU (csrc/cuda/lstm_fused/grid_plan.h). brief: few steps, for
 // hidden sizes of which each takes long. turns: rows for three turns and more of a cluster
 // (csrc/cuda/lstm_fused/cluster_plan.h), or of 16 rows of cuda.grid, of which some begin or end
-// before others, and steps for each to use its barriers again.
-enum class Size { small, large, long_, many, brief, both, turns, step };
+// before others, and steps for each to use its barriers again. few: as many rows as a group of
+// cuda.grid takes at once, of one direction where that has many units.
+enum class Size { small, large, long_, many, brief, both, turns, step, few };
 
 // W: what weights are given in.
 template <class T, class W>
@@ -103,6 +104,7 @@ Problem make_problem(Random& random, int64_t H, Size size) {
           : size == Size::turns ? 8
           : size == Size::step  ? 9
           : size == Size::both  ? 10
+          : size == Size::few   ? 11
           : size == Size::large ? random.from_to(3, 4)
                                 : random.from_to(0, 3)) {
     case 0:  // At most 64 rows, which are multiplied by weights as they are.
@@ -136,6 +138,10 @@ Problem make_problem(Random& random, int64_t H, Size size) {
       break;
     case 10:  // A few rows, and both directions.
       d.B = random.from_to(3, 8), d.T = random.from_to(2, 3), d.D = 2;
+      break;
+    case 11:
+      d.B = random.from_to(1, 8), d.T = random.from_to(2, 4);
+      if (H > 512) d.D = 1;
       break;
     default:
       d.B = random.from_to(6, 12), d.T = random.from_to(60, 120);

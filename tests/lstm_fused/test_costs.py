@@ -32,10 +32,9 @@ def layer(**changes: Any) -> Layer:
 
 
 def time(name: str, training: bool = False, **changes: Any) -> float:
-    passes = [costs.estimate(name, layer(**changes), backward) for backward in (False, True)]
-    known = [found for found in passes[: 1 + training] if found is not None]
-    assert len(known) == 1 + training
-    return sum(known)
+    works = costs.works([name] * (1 + training), layer(**changes))
+    assert works is not None
+    return costs.total(works)
 
 
 def work(name: str, backward: bool = False, **changes: Any) -> Work:
@@ -186,8 +185,8 @@ def test_what_l2_does_not_hold_comes_from_memory() -> None:
             held, not_held = (work(name, **sizes, gpu=Gpu(l2=size)) for size in (1 << 24, 10**7))
             assert not_held.megabytes == held.megabytes * costs.FROM_MEMORY
             assert held == work(name, **sizes)
-    wide = usual | {"hidden_size": 1536, "tf32": True}  # 0.164 MB of each of 132
-    held, not_held = (work("cuda.grid", **wide, gpu=Gpu(l2=size * 10**6)) for size in (22, 21))
+    wide = usual | {"hidden_size": 1536, "tf32": True}  # 0.164 MB of each of 96 blocks
+    held, not_held = (work("cuda.grid", **wide, gpu=Gpu(l2=size * 10**6)) for size in (16, 15))
     assert not_held.streamed == held.streamed * costs.FROM_MEMORY > 0
 
 
@@ -215,19 +214,19 @@ def test_float32_by_three_products_takes_longer_than_by_one() -> None:
 
 def test_what_has_no_kernel_has_no_estimate() -> None:
     for name in VARIANTS:
-        assert costs.estimate(name, layer(dtype=torch.complex64), False) is None
+        assert costs.works([name], layer(dtype=torch.complex64)) is None
     for name in (*SCANS, "torch.composite", "cpu.generic"):
-        assert costs.estimate(name, layer(hidden_size=5000), False) is None
-        assert costs.estimate(name, layer(dtype=torch.float64), False) is None
+        assert costs.works([name], layer(hidden_size=5000)) is None
+        assert costs.works([name], layer(dtype=torch.float64)) is None
     for name, most in (("cuda.block", 128), ("cuda.cluster", 512), ("cuda.grid", 2048)):
         assert time(name, dtype=torch.float32, hidden_size=most) > 0
         too_wide = layer(dtype=torch.float32, hidden_size=most + 1)
-        assert costs.estimate(name, too_wide, False) is None
-    assert costs.estimate("cuda.grid", layer(hidden_size=1024, gpu=Gpu(60)), False) is None
+        assert costs.works([name], too_wide) is None
+    assert costs.works(["cuda.grid"], layer(hidden_size=1024, gpu=Gpu(60))) is None
     for name, most in (("cuda.block", 160), ("cuda.cluster", 512)):
         tight = layer(hidden_size=most, dtype=torch.bfloat16, gpu=H100._replace(shared=48 << 10))
-        assert costs.estimate(name, tight, False) is None, "a block has too little memory"
-    assert costs.estimate("cuda.decode", layer(T=2), False) is None
+        assert costs.works([name], tight) is None, "a block has too little memory"
+    assert costs.works(["cuda.decode"], layer(T=2)) is None
     assert time("cuda.step", dtype=torch.float64, proj_size=7) > 0
 
 
@@ -266,8 +265,7 @@ def test_every_row_of_the_table_is_of_use() -> None:
         part.row
         for each in layers
         for name in VARIANTS
-        for backward in (False, True)
-        for part in costs.works(name, each, backward) or ()
+        for part in costs.works([name, name], each) or ()
     }
     assert used == set(COSTS)
 
@@ -275,11 +273,11 @@ def test_every_row_of_the_table_is_of_use() -> None:
 def test_a_measured_row_is_no_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {name: Costs(*row)._replace(measured="file.json") for name, row in COSTS.items()}
     monkeypatch.setattr(costs, "table", lambda: rows)
-    both = [costs.works("cuda.block", layer(), backward) or [] for backward in (False, True)]
-    assert costs.sources(sum(both, [])) == ["file.json"]
+    forward, backward = (costs.works(["cuda.block"] * n, layer()) or [] for n in (1, 2))
+    assert costs.sources(backward) == ["file.json"]
     rows["cuda.block backward"] = Costs(*COSTS["cuda.block backward"])._replace(measured=None)
-    assert costs.sources(sum(both, [])) is None
-    assert costs.sources(both[0]) == ["file.json"]
+    assert costs.sources(backward) is None
+    assert costs.sources(forward) == ["file.json"]
 
 
 # Files

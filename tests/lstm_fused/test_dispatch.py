@@ -233,11 +233,22 @@ def test_torchs_own_share_no_layer(pair: tuple[str, str]) -> None:
             pass
 
 
-def test_a_refusal_names_the_one_of_two_that_refuses() -> None:
-    name = next(name for name in REFUSED if name in KERNELS)
-    for pair in ((name, RUNNABLE[0]), (RUNNABLE[0], name)):
-        with variant(*pair), pytest.raises(dispatch.Refused, match=f"variant {name} was asked"):
-            lstm_fused.LSTM(3, 4)(torch.zeros(2, 3))
+@pytest.mark.parametrize("name", [name for name in REFUSED if name in KERNELS])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_refusal_names_the_one_of_two_that_refuses(name: str, grad: bool) -> None:
+    """Before anything runs, on each of the ways past the checks."""
+    kernel = next(name for name in RUNNABLE)
+    for pair in ((name, kernel), (kernel, name)):
+        for call in (
+            lambda: lstm_fused.LSTM(3, 4)(torch.zeros(2, 5, 3)),
+            lambda: lstm_fused.LSTMCell(3, 4)(torch.zeros(2, 3)),
+        ):
+            with (
+                torch.set_grad_enabled(grad),
+                variant(*pair),
+                pytest.raises(dispatch.Refused, match=f"variant {name} was asked"),
+            ):
+                call()
 
 
 def test_meta_tensors_run_in_plain_pytorch() -> None:

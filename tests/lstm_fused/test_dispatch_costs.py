@@ -117,7 +117,15 @@ def test_what_refuses_is_not_chosen(gpu: dict[str, str], monkeypatch: pytest.Mon
 def test_what_has_no_estimate_keeps_its_place(
     gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch, known: dict[str, float], best: str
 ) -> None:
-    monkeypatch.setattr(costs, "estimate", lambda name, layer, backward: known.get(name))
+    def works(names: list[str], layer: costs.Layer) -> list[costs.Work] | None:
+        times = [known.get(name) for name in names]
+        return (
+            None if None in times else [costs.Work("cuda.step", 1, float(time)) for time in times]
+        )
+
+    table = {"cuda.step": FREE._replace(read=1.0)}
+    monkeypatch.setattr(costs, "table", lambda: table)
+    monkeypatch.setattr(costs, "works", works)
     assert choose(CASE) == both(best)
 
 
@@ -150,6 +158,21 @@ def test_each_pass_has_the_kernel_with_its_lowest_estimate(
     assert choose(CASE._replace(training=True)) == both("cuda.grid")
 
 
+def test_two_kernels_share_a_layer_only_where_that_is_faster(
+    gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(monkeypatch, block=2.0, grid=1.0, block_backward=3.0, grid_backward=3.0)
+    assert choose(CASE._replace(training=True)) == both("cuda.grid")
+    # Backward of cuda.block is not known, that of cuda.grid is: who knows what takes longer?
+    rows(monkeypatch, block=1.0, grid=2.0, grid_backward=3.0)
+    own = costs.scan
+    unknown = ("cuda.block", True)
+    monkeypatch.setattr(
+        costs, "scan", lambda name, layer, b: None if (name, b) == unknown else own(name, layer, b)
+    )
+    assert choose(CASE._replace(training=True)) == both("cuda.block")
+
+
 def test_torchs_own_gives_no_pass_away(
     gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +201,7 @@ def test_a_choice_is_made_once_for_a_case(
     gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(costs, "estimate", lambda name, *_: asked.append(name))
+    monkeypatch.setattr(costs, "works", lambda names, *_: asked.append(names[0]))
     choose(CASE)
     first = len(asked)
     assert first > 1
@@ -241,10 +264,10 @@ def test_estimates_ask_for_the_gpus_own_numbers(gpu: dict[str, str]) -> None:
 def test_without_a_proven_kernel_no_estimate_is_asked_for(
     gpu: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(name: str, *_: object) -> None:
-        raise AssertionError(name)
+    def fail(names: object, *_: object) -> None:
+        raise AssertionError(names)
 
-    monkeypatch.setattr(costs, "estimate", fail)
+    monkeypatch.setattr(costs, "works", fail)
     assert choose(CASE._replace(device="cuda:1")) == both(dispatch.NATIVE), "proven on other GPUs"
     monkeypatch.setattr(dispatch, "PROVEN", {})
     assert choose(CASE) == both(dispatch.NATIVE)
@@ -254,10 +277,10 @@ def test_a_cpu_is_asked_for_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None
     case = Case(128)
     assert dispatch.estimate(choose(case), case) is None
 
-    def fail(name: str, *_: object) -> None:
-        raise AssertionError(name)
+    def fail(names: object, *_: object) -> None:
+        raise AssertionError(names)
 
-    monkeypatch.setattr(costs, "estimate", fail)
+    monkeypatch.setattr(costs, "works", fail)
     assert choose(case).forward in dispatch.default("cpu")
 
 
@@ -312,6 +335,19 @@ def test_explain_of_two_kernels(gpu: dict[str, str], monkeypatch: pytest.MonkeyP
 
 def test_explain_says_nothing_of_time_on_a_cpu() -> None:
     assert " us " not in explain(lstm_fused.LSTM(3, 4))
+
+
+def test_under_transforms_a_layer_asks_for_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Case] = []
+    monkeypatch.setattr(dispatch, "choose", lambda case: asked.append(case) or both("cuda.grid"))
+    w_ih, w_hh = torch.zeros(16, 3, device="meta"), torch.zeros(16, 4, device="meta")
+
+    def chosen(x: torch.Tensor) -> torch.Tensor:
+        layer.chosen(x, [(w_ih, w_hh, None, None, None)], None)
+        return x
+
+    torch.func.vmap(chosen)(torch.zeros(5, 2, 3, device="meta"))
+    assert [case.device for case in asked] == ["meta"]
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -305,6 +305,25 @@ def test_unknown_variants_are_refused(code: int) -> None:
         torch.ops.lstm_fused.layer_backward(*arguments)
 
 
+@pytest.mark.parametrize("refused", ["forward", "backward"])
+def test_each_pass_runs_by_its_own_part_of_a_code(refused: str) -> None:
+    """A variant for another device, or for other machines, says so in its own pass and no other."""
+    other = KERNELS.index("cuda.step")
+    first, second = (other, GENERIC) if refused == "forward" else (GENERIC, other)
+    code = first + ops.BACKWARD * (1 + second)
+    forward = forward_arguments(cases.named("one")[0], torch.float32)
+    backward = backward_arguments(cases.named("one")[0], torch.float32)
+    forward[-2] = backward[-2] = code
+    runs = {
+        "forward": lambda: torch.ops.lstm_fused.layer_forward(*forward),
+        "backward": lambda: torch.ops.lstm_fused.layer_backward(*backward),
+    }
+    with pytest.raises(RuntimeError, match="cuda.step refuses this layer: it runs on CUDA"):
+        runs.pop(refused)()
+    for run in runs.values():
+        run()
+
+
 def test_fake_kernels_take_the_arguments_of_the_schema() -> None:
     for op, fake in itertools.chain(
         (("layer_forward", ops._fake_forward), ("layer", ops._fake_forward)),

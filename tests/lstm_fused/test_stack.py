@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,6 +258,18 @@ def test_all_chunks_run_by_the_variant_of_the_whole(monkeypatch: pytest.MonkeyPa
     with lstm_fused.wavefront(4):
         lstm_fused.LSTM(3, 4, num_layers=2)(torch.randn(9, 2, 3))
     assert seen == [pair] * 6
+
+
+@pytest.mark.parametrize("pair", [("cuda.step", "cuda.grid"), ("cuda.grid", "cuda.step")])
+def test_no_wavefront_where_a_pass_is_of_cuda_grid(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[str, str]
+) -> None:
+    x: Any = SimpleNamespace(is_cuda=True, shape=(9, 2, 3))
+    layers: Any = [[None]] * 2
+    for choice, expected in ((dispatch.Choice(*pair), None), (("cuda.step",) * 2,) * 2):
+        monkeypatch.setattr(stack, "chosen", lambda *_, choice=choice: choice)
+        with lstm_fused.wavefront(4):
+            assert stack._choice_for_chunks(x, layers, None) == expected
 
 
 def test_a_cpu_runs_whole_layers(monkeypatch: pytest.MonkeyPatch) -> None:

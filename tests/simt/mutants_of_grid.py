@@ -67,7 +67,13 @@ MUTANTS = {
         FORWARD, "ahead = kPlan.copies == 2 && others(now);", "ahead = kPlan.copies == 2;"
     ),
     "a turn of another slice is one of this": Mutant(
-        FORWARD, "return turns > kPlan.copies && (turn", "return (turn"
+        FORWARD, "return turns_follow(kPlan, turns) && (turn", "return (turn"
+    ),
+    "blocks of few units stand as far apart as others": Mutant(
+        GROUP, "int(blockIdx.x) * kUnits + grid_unit", "int(blockIdx.x) * kGridUnits + grid_unit"
+    ),
+    "as many groups of few units as there are rows for": Mutant(
+        PLAN, "if (groups * grid_blocks(pass, H, kGridFew) > multiprocessors) return usual;", ""
     ),
     "h of the turn before": Mutant(
         FORWARD, "slice.rows(before, turn + 1)", "slice.rows(before, turn)"
@@ -170,7 +176,7 @@ MUTANTS = {
     "swapped gates": Mutant(FORWARD, "tile % 2 * 2 + row / 8", "tile % 2 * 2 + 1 - row / 8"),
     "units of the first block": Mutant(
         FORWARD,
-        "const int unit = int(blockIdx.x) * kGridUnits + first_unit",
+        "const int unit = int(blockIdx.x) * Self::kUnits + first_unit",
         "const int unit = first_unit",
     ),
     # float32 by three products.

@@ -19,12 +19,12 @@ SEEDS, ROUNDS = (1, 0), 2
 # Of cuda.cluster one round is a minute to who looks for races, and has all of its paths.
 FEWER_ROUNDS = {"cluster": 1}
 # Of the tables of plans the rows that mutants are compiled with. Between them they have every path
-# of the kernels: of cuda.grid one whose W_hh registers hold, the first where they do not, and one
-# that streams.
+# of the kernels: of cuda.grid one whose W_hh registers hold, the first where they do not, one that
+# streams, and one of few rows.
 BUCKETS = (
     ("block_plan.h", "kBuckets", (0, 1)),
     ("cluster_plan.h", "kClusterBuckets", (0, 1)),
-    ("grid_plan.h", "kGridBuckets", (0, 4, 7)),
+    ("grid_plan.h", "kGridBuckets", (0, 4, 7, 11)),
 )
 
 

@@ -346,6 +346,9 @@ int main(int argc, char** argv) {
       check_on.operator()<float>(56, 0, 390, Size::both, 99);
       check_on.operator()<Tf32>(40, 4, 514, Size::both, 99);
       check_on.operator()<Tf32>(40, 4, 514, Size::brief, 99);
+      // Half of the units a block, where there are blocks enough for all groups of 8 rows.
+      check_on.operator()<Tf32>(99, 4, 258, Size::few);
+      check_on.operator()<float>(99, 0, 261, Size::few);
     }
     if (!std::strcmp(variant->name, "simt.cluster")) {
       // Turns, on a GPU that has room for one or two clusters; a bucket whose blocks have more than
@@ -362,8 +365,8 @@ int main(int argc, char** argv) {
     if (wide) {
       for (const int64_t H : {65, 96, 100, 128, 129, 160, 190}) check_all(H);
       // Wider buckets of cuda.grid, and its last of float32; registers do not hold W_hh of these.
-      check_on.operator()<__nv_bfloat16>(132, 2, 257, Size::brief);
-      check_on.operator()<Tf32>(132, 4, 258, Size::brief);
+      check_on.operator()<__nv_bfloat16>(32, 2, 257, Size::brief);
+      check_on.operator()<Tf32>(32, 4, 258, Size::brief);
       check_on.operator()<__half>(80, 3, 1025, Size::brief);
       if (!std::strcmp(variant->name, "simt.grid")) {
         check_on.operator()<__nv_bfloat16>(104, 2, 1550, Size::brief);  // one copy of 16 rows
@@ -373,11 +376,17 @@ int main(int argc, char** argv) {
         check_on.operator()<Tf32>(40, 4, 514, Size::turns, 99);
         check_on.operator()<Tf32>(48, 4, 600, Size::turns);
         check_on.operator()<float>(64, 0, 390, Size::both, 99);  // two groups backward, too
-        // Widths that stream, some for each seed.
+        // Widths that stream, and those of few rows, some for each seed.
         if (simt::seed % 2) {
+          check_on.operator()<__nv_bfloat16>(100, 2, 514, Size::few);
+          check_on.operator()<Tf32>(100, 4, 530, Size::few);
+          check_on.operator()<float>(100, 0, 770, Size::few);
           check_on.operator()<__half>(72, 3, 1030, Size::brief, 99);
           check_on.operator()<Tf32>(80, 4, 1170, Size::both);
         } else {
+          check_on.operator()<__half>(100, 3, 770, Size::few);
+          check_on.operator()<float>(100, 0, 530, Size::few);
+          check_on.operator()<Tf32>(100, 4, 770, Size::few);
           check_on.operator()<__nv_bfloat16>(72, 2, 1030, Size::both, 99);
           check_on.operator()<Tf32>(104, 4, 1540, Size::both);
         }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stdexcept>
+#include <type_traits>
 
 #include "cell/list.h"
 #include "cuda/lstm_fused/dev.cuh"
@@ -14,15 +15,18 @@ namespace lf::cuda {
 // A Family has
 //   buckets                                  its table
 //   float32                                  its product of float32 that may not be rounded to TF32
-//   bucket_of(product, H)                    the place there of the one for H
+//   bucket_of(product, p)                    the place there of the one for a layer
 //   run<Cell, product, place>(p, context)    the launch
-// and is_compiled says which buckets a product has.
+//   is_compiled(product, pass, bucket)       whether there are kernels
 //
+template <class Layer>
+constexpr Pass kPassOf = std::is_same_v<Layer, LayerForward> ? Pass::forward : Pass::backward;
+
 // Tries the buckets from kBucket on.
 template <class Family, class CellType, Product kProduct, int kBucket, class Layer>
 void run_bucket(const Layer& p, const Context& context, int bucket) {
   if constexpr (kBucket < std::size(Family::buckets)) {
-    if constexpr (is_compiled(kProduct, Family::buckets[kBucket]))
+    if constexpr (Family::is_compiled(kProduct, kPassOf<Layer>, Family::buckets[kBucket]))
       if (bucket == kBucket) return Family::template run<CellType, kProduct, kBucket>(p, context);
     run_bucket<Family, CellType, kProduct, kBucket + 1>(p, context, bucket);
   } else {
@@ -33,7 +37,7 @@ void run_bucket(const Layer& p, const Context& context, int bucket) {
 template <class Family, class CellType, class Layer>
 void run_product(const Layer& p, const Context& context) {
   const Product product = product_of(p.dtype, context.tf32, Family::float32);
-  const int bucket = Family::bucket_of(product, p.d.H);
+  const int bucket = Family::bucket_of(product, p);
   switch (product) {
     case Product::bf16:
       return run_bucket<Family, CellType, Product::bf16, 0>(p, context, bucket);

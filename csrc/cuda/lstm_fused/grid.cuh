@@ -15,16 +15,16 @@
 namespace lf::cuda {
 
 // A thread's cell in each turn. With 8 columns the second half of a block's threads owns none.
-template <int kTurnColumns>
+template <int kUnits, int kTurnColumns>
 struct GridCell {
-  static constexpr int kColumns = kTurnColumns, kCells = kGridUnits * kColumns;
+  static constexpr int kColumns = kTurnColumns, kCells = kUnits * kColumns;
   static __device__ __forceinline__ bool owns_cells() {
     return kCells == kGridThreads || threadIdx.x < kCells;
   }
   static __device__ __forceinline__ int unit() {
-    return int(blockIdx.x) * kGridUnits + grid_unit(int(threadIdx.x));
+    return int(blockIdx.x) * kUnits + grid_unit(int(threadIdx.x), kUnits);
   }
-  static __device__ __forceinline__ int column() { return grid_column(int(threadIdx.x)); }
+  static __device__ __forceinline__ int column() { return grid_column(int(threadIdx.x), kUnits); }
 };
 
 // Where the blocks of a launch stream from, and what shared memory keeps (grid_plan.h).
@@ -39,7 +39,8 @@ template <Product kProduct, Pass kPass, int kBucket, int kColumns = kGridColumns
 struct Group {
   using T = typename Kind<kProduct>::Storage;
   using Factor = typename Kind<kProduct>::Factor;
-  using Slice = SliceOf<GridCell<kColumns>>;
+  static constexpr int kUnits = kGridBuckets[kBucket].units;
+  using Slice = SliceOf<GridCell<kUnits, kColumns>>;
   // What it says of shared memory and what that keeps is the host's to know.
   static constexpr GridPlan kPlan =
       grid_plan(kProduct, kPass, kGridBuckets[kBucket], kColumns, kMostShared);

@@ -13,6 +13,7 @@ namespace lf::cuda {
 constexpr Product kGridFloat32 = Product::tf32x3;
 
 constexpr int kGridUnits = 16;  // of a block
+constexpr int kGridFew = 8;     // forward where there are blocks enough for few rows
 constexpr int kGridWarps = 8, kGridThreads = 32 * kGridWarps;
 // Batch rows at a time, in the widest of which every thread owns a cell.
 constexpr int kGridColumns = 8, kGridWide = 16;
@@ -31,10 +32,15 @@ constexpr int kMostRows = 128, kMostRowsOfWidest = 112;
 // Where a group cannot hold W_hh, or a GPU's blocks have too little shared memory for the others,
 // there are kernels that stream: what neither registers nor shared memory hold comes out of L2 in
 // every turn. These decide at run time how much shared memory keeps, so that one serves all GPUs.
+//
+// Where rows are so few that half of the blocks would have nothing to do, there are kernels of half
+// the units for forward: half of the product, and registers hold all of W_hh, but for a quarter of
+// it by three products at H = 1024.
 struct GridBucket {
   int pairs;
   int half[4], tf32[4], tf32x3[4];
   bool streams = false;
+  int units = kGridUnits;
 };
 constexpr GridBucket kGridBuckets[] = {
     {1, {2, 2, 4, 2}, {2, 2, 4, 2}, {2, 2}},      // H to 256, and 128 in float32
@@ -48,6 +54,11 @@ constexpr GridBucket kGridBuckets[] = {
     {8, {8, 6, 16, 6}, {8, 6, 16, 6}, {6, 4}, true},  // 2048, 1024
     {12, {}, {8, 6, 16, 6}, {6, 4}, true},            // 1536 in float32
     {16, {}, {8, 6, 16, 6}, {6, 4}, true},            // 2048 in float32
+    // Of few rows:
+    {3, {6}, {}, {}, false, kGridFew},     // 768
+    {4, {8}, {8}, {8}, false, kGridFew},   // 1024, 512
+    {6, {}, {12}, {12}, false, kGridFew},  // 768 in float32
+    {8, {}, {16}, {12}, false, kGridFew},  // 1024 in float32
 };
 
 // Forward, a block holds its units' rows of W_hh, and its warps share their terms: with 8 columns
@@ -92,14 +103,14 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
   const int wide = columns / kGridColumns, cuts = forward ? wide : 1;
   plan.width = kGridWarps * 2 * bucket.pairs * kFragmentBytes / factor_size(product);
   plan.shares = kGridWarps / cuts;
-  plan.tiles = kTiles / cuts;
+  plan.tiles = kTiles * bucket.units / kGridUnits / cuts;
   plan.slices = 2 * bucket.pairs * cuts;
   const int which = int(pass) + (wide > 1 ? 2 : 0);
   plan.held = product == Product::tf32x3 ? bucket.tf32x3[which]
               : product == Product::tf32 ? bucket.tf32[which]
                                          : bucket.half[which];
   plan.turns = (bucket.pairs == 9 ? kMostRowsOfWidest : kMostRows) / columns;
-  plan.cells = kGridUnits * columns;
+  plan.cells = bucket.units * columns;
   plan.pitch = pitch(product, forward ? plan.width : plan.width / kGridParts * 4);
   plan.buffer = size_t(columns) * plan.pitch;
   plan.pieces = columns / kGridWarps * bucket.pairs;
@@ -125,6 +136,7 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
   // gradients and of dh.
   plan.asks =
       !bucket.streams && (wide > 1 ? bucket.pairs < 9 : forward && product == Product::tf32x3);
+  plan.asks = plan.asks && bucket.units == kGridUnits;  // those of few rows have one turn
   if (plan.asks && !forward) {
     const size_t asked = size_t(plan.pieces + kPiecesOfDh) * kGridThreads * 16;
     plan.asks = plan.shared + asked <= most_shared;
@@ -133,10 +145,12 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
   return plan;
 }
 
-// Whether turns of a launch ask ahead. As many as there are copies would ask for what the turn just
-// before has still to hand on, or forward, with two copies, has just handed on.
+// Whether there are turns enough to take, or ask for, what the next one needs ahead. With as many
+// as there are copies that is what the turn just before has still to hand on, or forward, with two
+// copies, has just handed on.
+constexpr LF_FN bool turns_follow(const GridPlan& plan, int turns) { return turns > plan.copies; }
 constexpr LF_FN bool asks_ahead(const GridPlan& plan, int turns) {
-  return plan.asks && turns > plan.copies;
+  return plan.asks && turns_follow(plan, turns);
 }
 
 // Rounds of loads that a turn waits for, where nothing was asked for ahead.
@@ -152,11 +166,11 @@ constexpr bool is_compiled(Product product, const GridBucket& bucket) {
 }
 
 // The place in kGridBuckets of the first that holds H with at most `shared` bytes a block in either
-// pass, or -1.
+// pass, whatever the rows, or -1.
 constexpr int grid_bucket_of(Product product, long long H, size_t shared) {
   for (int k = 0; k < int(std::size(kGridBuckets)); ++k) {
     const GridBucket& bucket = kGridBuckets[k];
-    if (!is_compiled(product, bucket)) continue;
+    if (!is_compiled(product, bucket) || bucket.units < kGridUnits) continue;
     const auto plan_of = [&](Pass pass) {
       return grid_plan(product, pass, bucket, kGridColumns, shared);
     };
@@ -173,21 +187,40 @@ constexpr size_t streamed_bytes(const GridPlan& plan) {
 }
 
 // Blocks of a group.
-constexpr int grid_blocks(Pass pass, long long H) {
-  return pass == Pass::forward ? int((H + kGridUnits - 1) / kGridUnits)
+constexpr int grid_blocks(Pass pass, long long H, int units = kGridUnits) {
+  return pass == Pass::forward ? int((H + units - 1) / units)
                                : int((H + kGridOutputs - 1) / kGridOutputs * kGridParts);
 }
 
-// A sum of a block, and so a cell, has a place among those of a turn, 128 for every 8 columns. By
-// this one the float4 that a quarter of a warp writes at once, 8 sums that come out of mma.sync,
-// fall into different banks.
-constexpr int kGridCells = kGridUnits * kGridColumns;
-constexpr LF_FN int grid_place(int unit, int column) {
-  return column / 8 * kGridCells + column % 2 * (kGridCells / 2) + unit * 4 + column % 8 / 2;
+// The same of a layer: one of few rows where a group for every 8 of them and every direction has
+// room, and less to multiply.
+constexpr int grid_bucket_for(Product product, Pass pass, long long B, int D, long long H,
+                              int multiprocessors, size_t shared) {
+  const int usual = grid_bucket_of(product, H, shared);
+  if (usual < 0 || pass == Pass::backward) return usual;
+  const long long groups = (B + kGridColumns - 1) / kGridColumns * D;
+  if (groups * grid_blocks(pass, H, kGridFew) > multiprocessors) return usual;
+  for (int k = 0; k < int(std::size(kGridBuckets)); ++k) {
+    const GridBucket& few = kGridBuckets[k];
+    if (few.units == kGridUnits || !is_compiled(product, few)) continue;
+    const GridPlan plan = grid_plan(product, pass, few, kGridColumns, shared);
+    const GridBucket& other = kGridBuckets[usual];
+    if (H <= plan.width && plan.shared <= shared &&
+        few.pairs * few.units < other.pairs * other.units)
+      return k;
+  }
+  return usual;
 }
-constexpr LF_FN int grid_unit(int place) { return place % (kGridCells / 2) / 4; }
-constexpr LF_FN int grid_column(int place) {
-  return place / kGridCells * 8 + place % 4 * 2 + place % kGridCells / (kGridCells / 2);
+
+// A sum of a block, and so a cell, has a place among those of a turn, 8 times its units for every 8
+// columns. By this one the float4 that a quarter of a warp writes at once, 8 sums that come out of
+// mma.sync, fall into different banks.
+constexpr LF_FN int grid_place(int unit, int column, int units = kGridUnits) {
+  return column / 8 * (8 * units) + column % 2 * (4 * units) + unit * 4 + column % 8 / 2;
+}
+constexpr LF_FN int grid_unit(int place, int units = kGridUnits) { return place % (4 * units) / 4; }
+constexpr LF_FN int grid_column(int place, int units = kGridUnits) {
+  return place / (8 * units) * 8 + place % 4 * 2 + place % (8 * units) / (4 * units);
 }
 
 // How B rows of D directions are cut: a launch has `directions`, `slices` of each, and a slice has
