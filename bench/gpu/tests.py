@@ -16,7 +16,7 @@ from bench.gpu import build, child
 from bench.gpu.report import Report
 
 MOST_FAILURES = 50  # that are kept: a broken kernel breaks thousands of tests
-# Nothing is to be proven of torch's own code, which 2100 of 8000 tests would run.
+# Nothing is to be proven of torch's own code, which a quarter of the tests would run.
 OURS = "not torch.native and not torch.composite"
 PROCESSES = 8  # on one GPU; the references are computed by the CPU
 WAVEFRONT = "tests/csrc/test_gpu_wavefront.py::"
