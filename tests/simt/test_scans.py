@@ -26,13 +26,15 @@ FEW = {
 WIDE = {"plain": range(1, 3), "address": range(1), "thread": range(0)}
 
 
-# A seed is a test of its own, so that no process has them all to run at the end.
+# A seed is a test of its own, and those of all buckets come first, so that no process has much to
+# run at the end.
 SCANS = [
     (mode, name, seed)
     for mode, (seeds, _) in RUNS.items()
     for name in VARIANTS
     for seed in seeds[: FEW.get(name, {}).get(mode)]
 ]
+SCANS.sort(key=lambda scan: scan[2] not in WIDE[scan[0]])
 
 
 @pytest.fixture(scope="module")
