@@ -141,7 +141,9 @@ NOTHING_AHEAD = [
         "plan.copies = !forward || (ahead && false) ? 2 : 1;",
     )
 ]
-NOTHING_ASKED_FOR = [Edit("grid_plan.h", "!bucket.streams && (wide > 1 ?", "false && (wide > 1 ?")]
+NOTHING_ASKED_FOR = [
+    Edit("grid_plan.h", "plan.asks = bucket.units == kGridUnits", "plan.asks = false")
+]
 NOTHING_STREAMED = [Edit("product.cuh", "= *in_l2(tile, slice + k);", "= {1, 1, 1, 1};")]
 PARTS = {
     "nobody waits": NOBODY_WAITS,

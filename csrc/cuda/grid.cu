@@ -161,8 +161,7 @@ struct GridFamily {
     return has_wide(kProduct, kPass, buckets[kBucket]) ? kGridWide : kGridColumns;
   }
   static constexpr bool is_compiled(Product product, Pass pass, const GridBucket& bucket) {
-    return product != Product::ieee &&
-           grid_plan(product, pass, bucket, kGridColumns, kMostShared).held > 0;
+    return cuda::is_compiled(product, bucket, pass);
   }
   static int bucket_of(Product product, const LayerForward& p) {
     return bucket_for(product, Pass::forward, p.d, dev::limits());

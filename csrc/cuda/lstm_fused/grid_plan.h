@@ -134,9 +134,9 @@ constexpr GridPlan grid_plan(Product product, Pass pass, const GridBucket& bucke
   // Where turns follow each other, with 8 columns only if there is no kernel for 16. The widest has
   // no registers for it, and turns that stream take longer anyhow. Backward needs memory for it, of
   // gradients and of dh.
-  plan.asks =
-      !bucket.streams && (wide > 1 ? bucket.pairs < 9 : forward && product == Product::tf32x3);
-  plan.asks = plan.asks && bucket.units == kGridUnits;  // those of few rows have one turn
+  // Those of few rows have one turn.
+  plan.asks = bucket.units == kGridUnits && !bucket.streams &&
+              (wide > 1 ? bucket.pairs < 9 : forward && product == Product::tf32x3);
   if (plan.asks && !forward) {
     const size_t asked = size_t(plan.pieces + kPiecesOfDh) * kGridThreads * 16;
     plan.asks = plan.shared + asked <= most_shared;
@@ -160,9 +160,9 @@ constexpr int grid_rounds(Pass pass, const GridPlan& plan, int turns) {
   return rounds(plan.pieces) + (pass == Pass::forward ? 0 : rounds(kPiecesOfDh));
 }
 
-constexpr bool is_compiled(Product product, const GridBucket& bucket) {
+constexpr bool is_compiled(Product product, const GridBucket& bucket, Pass pass = Pass::forward) {
   return product != Product::ieee &&
-         grid_plan(product, Pass::forward, bucket, kGridColumns, kMostShared).held > 0;
+         grid_plan(product, pass, bucket, kGridColumns, kMostShared).held > 0;
 }
 
 // The place in kGridBuckets of the first that holds H with at most `shared` bytes a block in either
